@@ -1,0 +1,222 @@
+//! An attachment: one interface of one container in one network.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{check_ifname, check_name};
+
+/// What names an attachment: network, container ID and interface name.
+///
+/// A runtime may attach one container twice to one network, under two
+/// interface names, so all three are needed (CNI specification, section 2).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AttachmentId {
+    /// `name` of the network configuration.
+    pub network: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`: the interface's name inside the container.
+    pub ifname: String,
+}
+
+impl fmt::Display for AttachmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of container {} in network {}",
+            self.ifname, self.container_id, self.network
+        )
+    }
+}
+
+/// One address of a pod with the gateway that the pod uses for its family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodAddress {
+    /// The address and the prefix length of its network, as IPAM gave them.
+    pub address: IpNet,
+    /// The pod's next hop: IPAM's gateway, else 169.254.1.1 or fe80::1.
+    pub gateway: IpAddr,
+}
+
+/// What the daemon needs to serve one pod interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Network, container and interface.
+    pub id: AttachmentId,
+    /// The veth's end in the host's namespace.
+    pub host_ifname: String,
+    /// The MAC address of the pod's end, as six bytes.
+    pub pod_mac: [u8; 6],
+    /// The pod's addresses, at least one.
+    pub addresses: Vec<PodAddress>,
+    /// MTU of the pod's interface in bytes of IP packet (`localMtu`).
+    pub mtu: u32,
+    /// Masquerade what the pod sends beyond the node (`ipMasq`).
+    #[serde(default)]
+    pub ip_masq: bool,
+}
+
+/// Why an [`Attachment`] cannot be served, whatever the state of the node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAttachment {
+    /// A field that the kernel or the file system would misread.
+    #[error("{field} is {value:?}: {rule}")]
+    Field {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it must hold.
+        rule: &'static str,
+    },
+    /// A pod without an address has no traffic to forward.
+    #[error("the pod has no address")]
+    NoAddress,
+}
+
+impl Attachment {
+    /// Checks what does not depend on the node: names that are safe in paths
+    /// and interface names, unicast addresses, gateways of the same family.
+    ///
+    /// # Errors
+    /// The first rule broken, with the field and its value.
+    pub fn validate(&self) -> Result<(), InvalidAttachment> {
+        for (name, value, check) in [
+            ("network", &self.id.network, check_name as fn(&str) -> _),
+            ("container_id", &self.id.container_id, check_name),
+            ("ifname", &self.id.ifname, check_ifname),
+            ("host_ifname", &self.host_ifname, check_ifname),
+        ] {
+            check(value).map_err(|rule| field(name, value, rule))?;
+        }
+        if self.pod_mac[0] & 1 != 0 || self.pod_mac == [0; 6] {
+            return Err(field(
+                "pod_mac",
+                &format!("{:02x?}", self.pod_mac),
+                "must be a unicast MAC address",
+            ));
+        }
+        if self.addresses.is_empty() {
+            return Err(InvalidAttachment::NoAddress);
+        }
+        for PodAddress { address, gateway } in &self.addresses {
+            let pod = address.addr();
+            if pod.is_multicast() || pod.is_unspecified() || pod.is_loopback() {
+                return Err(field(
+                    "address",
+                    &pod.to_string(),
+                    "must be a unicast address that is not loopback",
+                ));
+            }
+            if pod.is_ipv4() != gateway.is_ipv4() {
+                return Err(field(
+                    "gateway",
+                    &gateway.to_string(),
+                    "must be of the address's family",
+                ));
+            }
+            if pod == *gateway || gateway.is_multicast() || gateway.is_unspecified() {
+                return Err(field(
+                    "gateway",
+                    &gateway.to_string(),
+                    "must be a unicast address other than the pod's",
+                ));
+            }
+        }
+        if !(1280..=65_535).contains(&self.mtu) {
+            return Err(field(
+                "mtu",
+                &self.mtu.to_string(),
+                "must be from 1280 (IPv6's minimum, RFC 8200 section 5) to 65535",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn field(field: &'static str, value: &str, rule: &'static str) -> InvalidAttachment {
+    InvalidAttachment::Field {
+        field,
+        value: value.chars().take(80).collect(),
+        rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment() -> Attachment {
+        Attachment {
+            id: AttachmentId {
+                network: "pods".into(),
+                container_id: "c1".into(),
+                ifname: "eth0".into(),
+            },
+            host_ifname: "slv0123456789ab".into(),
+            pod_mac: [2, 0, 0, 0, 0, 1],
+            addresses: vec![PodAddress {
+                address: "10.77.0.11/24".parse().unwrap(),
+                gateway: "10.77.0.1".parse().unwrap(),
+            }],
+            mtu: 65_000,
+            ip_masq: true,
+        }
+    }
+
+    #[test]
+    fn a_plain_attachment_is_valid() {
+        assert_eq!(attachment().validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_name_is_checked() {
+        let spoils: [fn(&mut Attachment); 4] = [
+            |a| a.id.network = "a/b".into(),
+            |a| a.id.container_id = "../x".into(),
+            |a| a.id.ifname = "eth 0".into(),
+            |a| a.host_ifname = "sixteen-letters-".into(),
+        ];
+        for spoil in spoils {
+            let mut a = attachment();
+            spoil(&mut a);
+            assert!(a.validate().is_err(), "{a:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_must_be_usable() {
+        for (address, gateway) in [
+            ("224.0.0.1/24", "10.77.0.1"),
+            ("127.0.0.1/8", "127.0.0.2"),
+            ("10.77.0.11/24", "fe80::1"),
+            ("10.77.0.11/24", "10.77.0.11"),
+            ("fd00::1/64", "ff02::1"),
+        ] {
+            let mut a = attachment();
+            a.addresses[0] = PodAddress {
+                address: address.parse().unwrap(),
+                gateway: gateway.parse().unwrap(),
+            };
+            assert!(a.validate().is_err(), "{address} via {gateway}");
+        }
+        let mut a = attachment();
+        a.addresses.clear();
+        assert_eq!(a.validate(), Err(InvalidAttachment::NoAddress));
+    }
+
+    #[test]
+    fn mac_and_mtu_are_bounded() {
+        let mut a = attachment();
+        a.pod_mac = [1, 0, 0, 0, 0, 1];
+        assert!(a.validate().is_err());
+        for mtu in [0, 1279, 65_536] {
+            let mut a = attachment();
+            a.mtu = mtu;
+            assert!(a.validate().is_err(), "mtu {mtu}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What the plugin and the daemon exchange.
+//!
+//! A Unix stream socket, one request a connection: the client writes one JSON
+//! object, shuts down its writing side, and reads one JSON object to the end
+//! of file. `{"protocol": {"min": 1, "max": 1}, "requires": [], "op": ...}`.
+//!
+//! Rules for those who change it:
+//! - fields are additive: a receiver ignores what it does not know;
+//! - what must not be ignored is named in `requires`, and a daemon that lacks
+//!   a required feature refuses, so that a newer plugin never gets a pod that
+//!   silently lacks what was asked for;
+//! - a change that an older peer would misread moves [`PROTOCOL`];
+//! - Detach of any version is served: a pod must always be removable.
+
+#![forbid(unsafe_code)]
+
+mod attachment;
+mod client;
+mod names;
+mod settings;
+mod wire;
+
+pub use attachment::{Attachment, AttachmentId, InvalidAttachment, PodAddress};
+pub use client::{Client, ClientError};
+pub use names::{check_ifname, check_name};
+pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings};
+pub use wire::{
+    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, PROTOCOL, ProtocolRange, Refusal, Request,
+    Response,
+};

@@ -1,0 +1,185 @@
+//! Requests and responses as they cross the control socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Attachment, AttachmentId};
+
+/// The protocol version that this build speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// No request or response is longer than this; `show` of 1,024 ports fits.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// The protocol versions that a client can speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtocolRange {
+    /// The lowest.
+    pub min: u32,
+    /// The highest.
+    pub max: u32,
+}
+
+impl ProtocolRange {
+    /// What this build can speak.
+    pub const OURS: Self = Self {
+        min: PROTOCOL,
+        max: PROTOCOL,
+    };
+
+    /// Whether `version` is among them.
+    #[must_use]
+    pub fn contains(self, version: u32) -> bool {
+        (self.min..=self.max).contains(&version)
+    }
+}
+
+/// What a client sends: versions, required features, the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The protocol versions that the client can speak.
+    pub protocol: ProtocolRange,
+    /// Features that the daemon must have to serve this request.
+    #[serde(default)]
+    pub requires: Vec<String>,
+    /// What is asked.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// What the daemon can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// What the plugin must know before it makes a veth.
+    Describe,
+    /// Serve this pod interface. Its veth exists already.
+    Attach {
+        /// The interface.
+        attachment: Attachment,
+    },
+    /// Stop serving a pod interface; a success also if it is not known.
+    Detach {
+        /// Which one.
+        id: AttachmentId,
+    },
+    /// The ports with their counters, for people and programs.
+    ShowPorts,
+    /// Node-wide counters: drops by reason, chunks, the worker's turns.
+    ShowStats,
+    /// What the kernel offers and what its gaps cost.
+    ShowKernel,
+}
+
+/// What the plugin must know before it makes a veth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// The MAC address of every host end, and so of each pod's gateway.
+    pub gateway_mac: [u8; 6],
+    /// The largest MTU that a pod's interface may have, bytes of IP packet.
+    pub max_mtu: u32,
+    /// The MTU of the way out of the node, the default for `mtu`.
+    pub uplink_mtu: u32,
+    /// Whether pods may leave checksums partial. If not, the plugin switches
+    /// their checksum offload off.
+    pub checksum_offload: bool,
+    /// The settings the daemon runs with, so that the plugin can say where
+    /// its configuration differs.
+    pub settings: crate::DataplaneSettings,
+}
+
+/// What kind of failure a [`Refusal`] is; decides the CNI error code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request could not be understood, or a value in it is wrong.
+    Invalid,
+    /// No version or feature in common.
+    Unsupported,
+    /// The node has no room: all ports are taken.
+    Exhausted,
+    /// Somebody else holds what was asked for.
+    Conflict,
+    /// Something failed on the node.
+    Failed,
+    /// A passing condition: ask again.
+    Busy,
+}
+
+/// A request refused: what was tried, on what, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of failure.
+    pub code: ErrorCode,
+    /// Operation, object, cause, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with its reason.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// What the daemon answers: exactly one of the two.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Done; the value depends on the request: [`NodeFacts`] for Describe,
+    /// the rows for the `show` requests, `null` otherwise.
+    Ok(serde_json::Value),
+    /// Not done, and nothing was changed.
+    Error(Refusal),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_looks_as_documented() {
+        let envelope = Envelope {
+            protocol: ProtocolRange::OURS,
+            requires: vec![],
+            request: Request::Detach {
+                id: AttachmentId {
+                    network: "pods".into(),
+                    container_id: "c1".into(),
+                    ifname: "eth0".into(),
+                },
+            },
+        };
+        assert_eq!(
+            serde_json::to_value(&envelope).unwrap(),
+            serde_json::json!({
+                "protocol": {"min": 1, "max": 1},
+                "requires": [],
+                "op": "detach",
+                "id": {"network": "pods", "container_id": "c1", "ifname": "eth0"},
+            })
+        );
+    }
+
+    #[test]
+    fn fields_of_a_newer_client_are_ignored() {
+        let envelope: Envelope = serde_json::from_str(
+            r#"{"protocol": {"min": 1, "max": 9, "odd": 1}, "new": 1, "op": "describe"}"#,
+        )
+        .unwrap();
+        assert_eq!(envelope.request, Request::Describe);
+        assert!(envelope.protocol.contains(PROTOCOL));
+    }
+
+    #[test]
+    fn an_error_looks_as_documented() {
+        let response = Response::Error(Refusal::new(ErrorCode::Exhausted, "no port is free"));
+        assert_eq!(
+            serde_json::to_value(&response).unwrap(),
+            serde_json::json!({"error": {"code": "exhausted", "message": "no port is free"}})
+        );
+    }
+}
