@@ -1,0 +1,174 @@
+//! Routes of the main table.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteScope, RouteType,
+};
+
+use super::existed;
+use crate::{LinkError, Netlink};
+
+/// A unicast route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where to. Bits beyond the prefix are ignored.
+    pub destination: IpNet,
+    /// The next hop; `None` if the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the interface it leaves by.
+    pub interface: u32,
+    /// The gateway is on the link, although no other route says so.
+    pub onlink: bool,
+    /// The address that the host prefers as source.
+    pub source: Option<IpAddr>,
+    /// MTU of the route in bytes of IP packet; the interface's if `None`.
+    pub mtu: Option<u32>,
+    /// Valid for directly connected hosts only (IPv4; needed without gateway).
+    pub link_scope: bool,
+    /// Who made it (`rtm_protocol`): 4 for static, 83 for the daemon.
+    pub protocol: u8,
+}
+
+impl Netlink {
+    /// Adds a route, in place of one to the same destination.
+    ///
+    /// # Errors
+    /// The interface is absent or down, the gateway is not on the link, no
+    /// privilege.
+    pub fn replace_route(&self, route: &Route) -> Result<(), LinkError> {
+        let request = self.handle.route().add(route.message()).replace();
+        self.ask(request.execute(), "add the route", || route.to_string())
+    }
+
+    /// Deletes a route; `false` if it was not there.
+    ///
+    /// # Errors
+    /// The interface is absent, or no privilege.
+    pub fn delete_route(&self, route: &Route) -> Result<bool, LinkError> {
+        let request = self.handle.route().del(route.message()).execute();
+        let result = self.ask(request, "delete the route", || route.to_string());
+        existed(result, libc::ESRCH)
+    }
+
+    /// The unicast routes of both families with one interface. Multipath
+    /// routes are left out.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn routes(&self) -> Result<Vec<Route>, LinkError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let answers = self.handle.route().get(message).execute();
+            let messages = self.collect(answers, "list", "the routes")?;
+            routes.extend(messages.iter().filter_map(Route::parse));
+        }
+        Ok(routes)
+    }
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        write!(f, " on the link with index {}", self.interface)
+    }
+}
+
+impl Route {
+    fn message(&self) -> RouteMessage {
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
+            .output_interface(self.interface)
+            .protocol(RouteProtocol::from(self.protocol))
+            .build();
+        let (header, attributes) = (&mut message.header, &mut message.attributes);
+        let destination = self.destination.trunc();
+        header.address_family = match destination {
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
+        };
+        header.destination_prefix_length = destination.prefix_len();
+        attributes.push(RouteAttribute::Destination(destination.addr().into()));
+        if self.link_scope {
+            header.scope = RouteScope::Link;
+        }
+        if self.onlink {
+            header.flags |= RouteFlags::Onlink;
+        }
+        if let Some(gateway) = self.gateway {
+            attributes.push(RouteAttribute::Gateway(gateway.into()));
+        }
+        if let Some(source) = self.source {
+            attributes.push(RouteAttribute::PrefSource(source.into()));
+        }
+        if let Some(mtu) = self.mtu {
+            attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        }
+        message
+    }
+
+    /// `None` for what is not a unicast route of the main table with one
+    /// interface.
+    fn parse(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        if header.kind != RouteType::Unicast || header.flags.contains(RouteFlags::Cloned) {
+            return None;
+        }
+        let length = header.destination_prefix_length;
+        let mut table = u32::from(header.table);
+        // A default route carries no destination attribute.
+        let mut destination = match header.address_family {
+            AddressFamily::Inet => IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).ok()?),
+            AddressFamily::Inet6 => IpNet::V6(Ipv6Net::new(Ipv6Addr::UNSPECIFIED, length).ok()?),
+            _ => return None,
+        };
+        let (mut gateway, mut interface, mut source, mut mtu) = (None, None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Table(id) => table = *id,
+                RouteAttribute::Destination(address) => {
+                    destination = IpNet::new(ip(address)?, length).ok()?;
+                }
+                RouteAttribute::Gateway(address) => gateway = ip(address),
+                RouteAttribute::Oif(index) => interface = Some(*index),
+                RouteAttribute::PrefSource(address) => source = ip(address),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+            return None;
+        }
+        Some(Self {
+            destination,
+            gateway,
+            interface: interface?,
+            onlink: header.flags.contains(RouteFlags::Onlink),
+            source,
+            mtu,
+            link_scope: header.scope == RouteScope::Link,
+            protocol: header.protocol.into(),
+        })
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}

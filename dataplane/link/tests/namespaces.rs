@@ -1,0 +1,352 @@
+//! The crate against a real kernel, in namespaces of its own.
+//!
+//! Needs root, and fails without: a test that skips itself proves nothing.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+use sluice_link::features::{self, Feature};
+use sluice_link::{AddressOptions, Netlink, Netns, Route, VethPair, VethPeer, sysctl};
+
+const NEAR: [u8; 6] = [0x02, 0x53, 0, 0, 0, 1];
+const FAR: [u8; 6] = [0x02, 0x53, 0, 0, 0, 2];
+
+/// A named namespace, deleted when dropped.
+struct Space {
+    name: String,
+}
+
+impl Space {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sluice-link-{}-{count}", std::process::id());
+        run("ip", &["netns", "add", &name]);
+        Self { name }
+    }
+
+    fn open(&self) -> Netns {
+        Netns::open(&PathBuf::from("/run/netns").join(&self.name)).unwrap()
+    }
+
+    fn netlink(&self) -> Netlink {
+        Netlink::in_netns(&self.open()).unwrap()
+    }
+
+    /// Output of a command inside.
+    fn exec(&self, command: &[&str]) -> String {
+        let netns = format!("--net=/run/netns/{}", self.name);
+        run("nsenter", &[&[netns.as_str()], command].concat())
+    }
+
+    /// Output of `ip -j -d`, parsed.
+    fn ip(&self, arguments: &[&str]) -> Value {
+        let out = self.exec(&[&["ip", "-j", "-d"], arguments].concat());
+        if out.trim().is_empty() {
+            return Value::Array(vec![]);
+        }
+        serde_json::from_str(&out).unwrap()
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        run("ip", &["netns", "del", &self.name]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?} (these tests need root): {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn pair(peer: Option<&Netns>) -> VethPair<'_> {
+    VethPair {
+        name: "near0".into(),
+        mac: Some(NEAR),
+        mtu: 65_000,
+        peer: VethPeer {
+            name: "far0".into(),
+            mac: Some(FAR),
+            mtu: 9000,
+            netns: peer,
+        },
+    }
+}
+
+/// A namespace with a veth pair in it, up; returns the near end's index.
+fn wired() -> (Space, Netlink, u32) {
+    let space = Space::new();
+    let netlink = space.netlink();
+    netlink.create_veth(&pair(None)).unwrap();
+    for name in ["far0", "near0"] {
+        let link = netlink.link(name).unwrap().unwrap();
+        netlink.set_up(link.index).unwrap();
+    }
+    let index = netlink.link("near0").unwrap().unwrap().index;
+    (space, netlink, index)
+}
+
+#[test]
+fn a_veth_appears_ready_made_in_both_namespaces() {
+    let (host, pod) = (Space::new(), Space::new());
+    let netlink = host.netlink();
+    netlink.create_veth(&pair(Some(&pod.open()))).unwrap();
+
+    for (space, name, mac, mtu) in [(&host, "near0", NEAR, 65_000), (&pod, "far0", FAR, 9000)] {
+        let link = space.netlink().link(name).unwrap().unwrap();
+        assert_eq!(
+            (link.name.as_str(), link.mac, link.mtu),
+            (name, Some(mac), mtu)
+        );
+        assert!(!link.up);
+        let seen = &space.ip(&["link", "show", name])[0];
+        assert_eq!(seen["ifindex"], link.index);
+        assert_eq!(seen["num_tx_queues"], 1, "{seen}");
+        assert_eq!(seen["num_rx_queues"], 1, "{seen}");
+    }
+    assert_eq!(host.netlink().link("far0").unwrap(), None);
+    let names: Vec<_> = netlink
+        .links()
+        .unwrap()
+        .into_iter()
+        .map(|l| l.name)
+        .collect();
+    assert_eq!(names, ["lo", "near0"]);
+
+    let again = netlink.create_veth(&pair(Some(&pod.open()))).unwrap_err();
+    assert_eq!(again.errno(), Some(libc::EEXIST));
+
+    assert!(netlink.delete_link("near0").unwrap());
+    assert!(!netlink.delete_link("near0").unwrap());
+    assert_eq!(pod.netlink().link("far0").unwrap(), None);
+}
+
+#[test]
+fn a_taken_name_in_the_pod_leaves_no_half_pair() {
+    let (host, pod) = (Space::new(), Space::new());
+    pod.exec(&[
+        "ip", "link", "add", "far0", "type", "veth", "peer", "name", "x0",
+    ]);
+    let error = host
+        .netlink()
+        .create_veth(&pair(Some(&pod.open())))
+        .unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EEXIST));
+    assert_eq!(host.netlink().link("near0").unwrap(), None);
+}
+
+#[test]
+fn errors_carry_the_kernels_explanation() {
+    let (_space, netlink, index) = wired();
+    let route = Route {
+        destination: "10.9.0.0/16".parse().unwrap(),
+        gateway: Some("10.8.0.1".parse().unwrap()),
+        interface: index,
+        onlink: false,
+        source: None,
+        mtu: None,
+        link_scope: false,
+        protocol: 4,
+    };
+    let error = netlink.replace_route(&route).unwrap_err();
+    assert_eq!(error.errno(), Some(libc::ENETUNREACH));
+    let text = error.to_string();
+    assert!(text.contains("10.9.0.0/16 via 10.8.0.1"), "{text}");
+    assert!(text.contains("Nexthop has invalid gateway"), "{text}");
+}
+
+#[test]
+fn addresses_come_and_go_as_asked() {
+    let (space, netlink, index) = wired();
+    let quiet = AddressOptions {
+        no_prefix_route: true,
+        link_scope: false,
+        no_dad: true,
+    };
+    for address in ["10.77.0.11/24", "fd77::11/64"] {
+        let address = address.parse().unwrap();
+        netlink.add_address(index, address, quiet).unwrap();
+        netlink.add_address(index, address, quiet).unwrap();
+    }
+    let link_scope = AddressOptions {
+        link_scope: true,
+        ..AddressOptions::default()
+    };
+    let local = "169.254.1.1/32".parse().unwrap();
+    netlink.add_address(index, local, link_scope).unwrap();
+
+    let seen = space.ip(&["address", "show", "near0"]);
+    let info = |local: &str| {
+        let infos = seen[0]["addr_info"].as_array().unwrap();
+        infos.iter().find(|i| i["local"] == local).unwrap().clone()
+    };
+    for (address, length) in [("10.77.0.11", 24), ("fd77::11", 64)] {
+        let info = info(address);
+        assert_eq!(info["prefixlen"], length);
+        assert_eq!(info["noprefixroute"], true, "{info}");
+        assert_eq!(info["tentative"], Value::Null, "{info}");
+        assert_eq!(info["scope"], "global");
+    }
+    assert_eq!(info("169.254.1.1")["scope"], "link");
+    let routes = netlink.routes().unwrap();
+    assert!(
+        !routes
+            .iter()
+            .any(|r| r.destination.addr().to_string().starts_with("10."))
+    );
+
+    for address in ["10.77.0.11/24", "fd77::11/64"] {
+        let address = address.parse().unwrap();
+        assert!(netlink.delete_address(index, address).unwrap(), "{address}");
+        assert!(
+            !netlink.delete_address(index, address).unwrap(),
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn routes_are_read_back_as_written_and_deleted_once() {
+    let (space, netlink, index) = wired();
+    for address in ["10.77.0.11/24", "fd77::11/64"] {
+        let options = AddressOptions {
+            no_prefix_route: true,
+            link_scope: false,
+            no_dad: true,
+        };
+        netlink
+            .add_address(index, address.parse().unwrap(), options)
+            .unwrap();
+    }
+    let route = |destination: &str, gateway: &str, source: Option<&str>, mtu| Route {
+        destination: destination.parse().unwrap(),
+        gateway: Some(gateway.parse().unwrap()),
+        interface: index,
+        onlink: true,
+        source: source.map(|s| s.parse::<IpAddr>().unwrap()),
+        mtu,
+        link_scope: false,
+        protocol: 83,
+    };
+    let routes = [
+        route("0.0.0.0/0", "10.77.0.1", None, Some(1500)),
+        route(
+            "10.77.0.0/24",
+            "10.77.0.1",
+            Some("10.77.0.11"),
+            Some(65_000),
+        ),
+        route("::/0", "fd77::1", None, Some(1500)),
+        route("fd77::/64", "fe80::1", Some("fd77::11"), None),
+        Route {
+            gateway: None,
+            onlink: false,
+            link_scope: true,
+            ..route("169.254.1.2/32", "0.0.0.0", None, None)
+        },
+    ];
+    for route in &routes {
+        netlink.replace_route(route).unwrap();
+        netlink.replace_route(route).unwrap();
+    }
+    let read = netlink.routes().unwrap();
+    for route in &routes {
+        let same = read.iter().filter(|r| *r == route).count();
+        assert_eq!(same, 1, "{route:?} in {read:#?}");
+    }
+    let shown = space.exec(&["ip", "route", "get", "10.77.0.12"]);
+    assert!(shown.contains("mtu 65000"), "{shown}");
+
+    // A changed route takes the place of the old one.
+    let changed = route("0.0.0.0/0", "10.77.0.2", None, Some(1400));
+    netlink.replace_route(&changed).unwrap();
+    let read = netlink.routes().unwrap();
+    assert!(read.contains(&changed) && !read.contains(&routes[0]));
+    netlink.replace_route(&routes[0]).unwrap();
+
+    for route in &routes {
+        assert!(netlink.delete_route(route).unwrap(), "{route}");
+        assert!(!netlink.delete_route(route).unwrap(), "{route}");
+    }
+}
+
+#[test]
+fn neighbours_are_permanent_and_replaceable() {
+    let (space, netlink, index) = wired();
+    for address in ["169.254.1.1", "fe80::1"] {
+        let ip = address.parse().unwrap();
+        netlink.replace_neighbour(index, ip, FAR).unwrap();
+        netlink.replace_neighbour(index, ip, NEAR).unwrap();
+        let seen = space.ip(&["neighbour", "show", "to", address, "dev", "near0"]);
+        assert_eq!(seen[0]["lladdr"], "02:53:00:00:00:01");
+        assert_eq!(seen[0]["state"][0], "PERMANENT");
+    }
+}
+
+#[test]
+fn offloads_are_off_where_ethtool_looks() {
+    let (space, _netlink, _index) = wired();
+    let states = || -> Vec<(String, String)> {
+        let shown = space.exec(&["ethtool", "-k", "near0"]);
+        let lines = shown.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .filter(|(name, _)| name.trim().starts_with("tx-checksum"))
+            .map(|(name, state)| (name.trim().into(), state.into()))
+            .collect()
+    };
+    let state = |name: &str| {
+        let all = states();
+        let found = all.iter().find(|(n, _)| n == name);
+        found.map(|(_, state)| state.clone()).unwrap()
+    };
+    assert_eq!(state("tx-checksum-sctp"), "on");
+    let disable = |feature| {
+        space
+            .open()
+            .run(|| features::disable("near0", feature))
+            .unwrap()
+    };
+
+    disable(Feature::TxChecksumSctp).unwrap();
+    assert_eq!(state("tx-checksum-sctp"), "off");
+    assert_eq!(state("tx-checksum-ip-generic"), "on");
+
+    disable(Feature::TxChecksum).unwrap();
+    for (name, state) in states() {
+        assert!(state.starts_with("off"), "{name} is {state}");
+    }
+    // Off already is as good.
+    disable(Feature::TxChecksum).unwrap();
+}
+
+#[test]
+fn only_the_job_enters_the_namespace() {
+    let (space, other) = (Space::new(), Space::new());
+    let netns = space.open();
+    let before = Netns::current().unwrap();
+    let inside = netns
+        .run(|| {
+            sysctl::write("net/ipv4/ip_forward", "1").unwrap();
+            Netns::current().unwrap()
+        })
+        .unwrap();
+    assert!(inside.is_same(&netns));
+    assert!(!inside.is_same(&before));
+    assert!(Netns::current().unwrap().is_same(&before));
+
+    let forwarding = |space: &Space| {
+        let read = || sysctl::read("net/ipv4/ip_forward").unwrap();
+        space.open().run(read).unwrap()
+    };
+    assert_eq!(forwarding(&space), "1");
+    assert_eq!(forwarding(&other), "0");
+}
