@@ -1,0 +1,203 @@
+//! ADD: attach a pod.
+//!
+//! First everything is checked, then done, and what was done is undone in
+//! reverse if a later step fails.
+
+use serde_json::Value;
+use sluice_control::{Attachment, AttachmentId, Client, DataplaneSettings, NodeFacts, Request};
+use sluice_link::{Netlink, VethPair, VethPeer};
+
+use crate::args::Args;
+use crate::config::{Mtus, Network, Settings};
+use crate::del;
+use crate::error::Error;
+use crate::ipam::Ipam;
+use crate::names;
+use crate::plan::Plan;
+use crate::pod::{Pod, Setup};
+use crate::result::{AddResult, Interface, Ip, IpamResult, RouteEntry, mac_text};
+use crate::undo::Undo;
+
+/// Attaches the pod, and returns the result to print.
+pub(crate) fn add(args: &Args, network: &Network) -> Result<Value, Error> {
+    let add = Add::check(args, network)?;
+    let mut undo = Undo::default();
+    let outcome = add.carry_out(&mut undo);
+    let result = undo.settle(outcome)?;
+    result
+        .after(add.settings.prev_result)
+        .map_err(|error| Error::decode(format!("encode the result: {error}")))
+}
+
+/// An ADD that passed all checks.
+struct Add<'a> {
+    network: &'a Network,
+    settings: Settings,
+    id: AttachmentId,
+    host_ifname: String,
+    pod: Pod,
+    ipam: Ipam,
+    client: Client,
+    facts: NodeFacts,
+    mtus: Mtus,
+    /// The host's namespace.
+    netlink: Netlink,
+}
+
+impl<'a> Add<'a> {
+    /// Checks all that can be checked without changing anything.
+    fn check(args: &Args, network: &'a Network) -> Result<Self, Error> {
+        let settings = network.settings()?;
+        let ipam = Ipam::find(network, args)?;
+        let pod = Pod::open(args)?;
+        let client = Client::new(&settings.dataplane.socket());
+        let facts = client.describe()?;
+        let mtus = settings.mtus(&facts)?;
+        warn_of_differences(&settings.dataplane, &facts.settings);
+
+        let id = network.attachment_id(args);
+        let host_ifname = names::host_ifname(&id);
+        let netlink = Netlink::new()?;
+        if netlink.link(&host_ifname)?.is_some() {
+            return Err(Error::conflict(format!(
+                "attach {id}: its host interface {host_ifname} exists, so it is attached \
+                 already; run DEL for it first"
+            )));
+        }
+        Ok(Self {
+            network,
+            settings,
+            id,
+            host_ifname,
+            pod,
+            ipam,
+            client,
+            facts,
+            mtus,
+            netlink,
+        })
+    }
+
+    /// Makes everything; each step's reversal is on `undo` before the step.
+    fn carry_out<'b>(&'b self, undo: &mut Undo<'b>) -> Result<AddResult, Error> {
+        undo.push(|| self.ipam.del());
+        let ipam = self.ipam.add()?;
+        let plan = Plan::new(&ipam, &self.id.ifname, self.mtus)?;
+        let attachment = Attachment {
+            id: self.id.clone(),
+            host_ifname: self.host_ifname.clone(),
+            pod_mac: names::pod_mac(&self.id),
+            addresses: plan.addresses.clone(),
+            mtu: self.mtus.local,
+            ip_masq: self.settings.ip_masq,
+        };
+        attachment.validate().map_err(|error| {
+            Error::ipam(format!(
+                "use the addresses that IPAM gave {}: {error}",
+                self.id
+            ))
+        })?;
+
+        undo.push(|| del::delete_link(&self.netlink, &self.host_ifname));
+        self.netlink.create_veth(&VethPair {
+            name: self.host_ifname.clone(),
+            mac: Some(self.facts.gateway_mac),
+            mtu: self.mtus.local,
+            peer: VethPeer {
+                name: self.pod.ifname.clone(),
+                mac: Some(attachment.pod_mac),
+                mtu: self.mtus.local,
+                netns: Some(&self.pod.netns),
+            },
+        })?;
+        self.pod.configure(&Setup {
+            plan: &plan,
+            gateway_mac: self.facts.gateway_mac,
+            checksum_offload: self.facts.checksum_offload,
+        })?;
+
+        undo.push(|| del::detach(&self.client, &self.id));
+        let result = self.result(&plan, &ipam, attachment.pod_mac);
+        self.client.ask(Request::Attach { attachment })?;
+        Ok(result)
+    }
+
+    fn result(&self, plan: &Plan, ipam: &IpamResult, pod_mac: [u8; 6]) -> AddResult {
+        let version = self.network.version;
+        let interfaces = vec![
+            Interface {
+                name: self.host_ifname.clone(),
+                mac: mac_text(self.facts.gateway_mac),
+                sandbox: None,
+            },
+            Interface {
+                name: self.pod.ifname.clone(),
+                mac: mac_text(pod_mac),
+                sandbox: Some(self.pod.path.display().to_string()),
+            },
+        ];
+        let pod_end = interfaces.len() - 1;
+        let ips = plan.addresses.iter();
+        let routes = plan.routes.iter();
+        AddResult {
+            version,
+            interfaces,
+            ips: ips
+                .map(|pod| Ip::new(version, pod.address, pod.gateway, pod_end))
+                .collect(),
+            routes: routes
+                .map(|route| RouteEntry {
+                    dst: route.destination,
+                    gw: Some(route.gateway),
+                })
+                .collect(),
+            dns: self.settings.dns.clone().or_else(|| ipam.dns.clone()),
+        }
+    }
+}
+
+/// The daemon keeps the settings it was started with: say where the
+/// configuration has moved on.
+fn warn_of_differences(ours: &DataplaneSettings, daemons: &DataplaneSettings) {
+    for line in differences(ours, daemons) {
+        eprintln!("sluice: {line}");
+    }
+}
+
+fn differences(ours: &DataplaneSettings, daemons: &DataplaneSettings) -> Vec<String> {
+    let (Ok(Value::Object(ours)), Ok(daemons)) =
+        (serde_json::to_value(ours), serde_json::to_value(daemons))
+    else {
+        return Vec::new();
+    };
+    ours.iter()
+        .filter(|(key, value)| daemons[key.as_str()] != **value)
+        .map(|(key, value)| {
+            format!(
+                "dataplane.{key} is {value} in the network configuration, but the daemon runs \
+                 with {}; restart sluiced to change it",
+                daemons[key.as_str()]
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differing_settings_are_named_with_both_values() {
+        let daemons = DataplaneSettings::default();
+        assert_eq!(differences(&daemons, &daemons), Vec::<String>::new());
+        let ours = DataplaneSettings {
+            max_ports: 3,
+            ..DataplaneSettings::default()
+        };
+        let lines = differences(&ours, &daemons);
+        assert_eq!(lines.len(), 1);
+        for needle in ["dataplane.maxPorts", "is 3", "runs with 256"] {
+            assert!(lines[0].contains(needle), "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! DEL: detach a pod.
+//!
+//! Succeeds when nothing is left, whether there was anything or not: runtimes
+//! repeat it, and call it for ADDs that failed. All steps are tried; their
+//! failures are reported together.
+
+use sluice_control::{AttachmentId, Client, ClientError, Request};
+use sluice_link::Netlink;
+
+use crate::args::Args;
+use crate::config::Network;
+use crate::error::Error;
+use crate::ipam::Ipam;
+use crate::names;
+
+/// Detaches the pod and gives its addresses back.
+pub(crate) fn del(args: &Args, network: &Network) -> Result<(), Error> {
+    let id = network.attachment_id(args);
+    let steps = [
+        detach(&Client::new(&network.socket()), &id),
+        Netlink::new()
+            .map_err(Error::from)
+            .and_then(|netlink| delete_link(&netlink, &names::host_ifname(&id))),
+        // Also when the link is gone already: the addresses may not be.
+        match network.ipam_type {
+            Some(_) => Ipam::find(network, args).and_then(|ipam| ipam.del()),
+            None => Ok(()),
+        },
+    ];
+    steps
+        .into_iter()
+        .filter_map(Result::err)
+        .reduce(|first, next| first.and(next))
+        .map_or(Ok(()), Err)
+}
+
+/// Tells the daemon to forget the attachment. A daemon that is down has
+/// nothing attached: the deletion of the link is enough.
+pub(crate) fn detach(client: &Client, id: &AttachmentId) -> Result<(), Error> {
+    match client.ask(Request::Detach { id: id.clone() }) {
+        Ok(_) => Ok(()),
+        Err(error @ ClientError::Down { .. }) => {
+            eprintln!("sluice: detach {id}: {error} Going on without it.");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Deletes the host's end, and the pod's with it. It is gone already when the
+/// pod's namespace is.
+pub(crate) fn delete_link(netlink: &Netlink, host_ifname: &str) -> Result<(), Error> {
+    netlink.delete_link(host_ifname)?;
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `sluice`: the CNI plugin that attaches pods to the Sluice dataplane.
+//!
+//! One short-lived process an operation, with no state of its own: it makes
+//! and removes veth pairs, asks an IPAM plugin for addresses, and tells the
+//! daemon `sluiced` about the result. The specification:
+//! <https://www.cni.dev/docs/spec/>.
+
+#![forbid(unsafe_code)]
+
+mod add;
+mod args;
+mod config;
+mod del;
+mod error;
+mod ipam;
+mod names;
+mod plan;
+mod pod;
+mod result;
+mod undo;
+mod version;
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use crate::args::Args;
+use crate::config::Network;
+use crate::error::Error;
+
+fn main() -> ExitCode {
+    let Some(command) = env::var_os("CNI_COMMAND") else {
+        eprintln!(
+            "sluice {}: a CNI plugin, run by a container runtime with CNI_COMMAND set and a \
+             network configuration on stdin (https://www.cni.dev); the node's daemon is sluiced",
+            env!("CARGO_PKG_VERSION")
+        );
+        return ExitCode::SUCCESS;
+    };
+    let mut stdin = Vec::new();
+    let answer = io::stdin()
+        .read_to_end(&mut stdin)
+        .map_err(|cause| Error::io("read the network configuration from stdin", &cause))
+        .and_then(|_| answer(&command.to_string_lossy(), &stdin));
+    let (answer, code) = match answer {
+        Ok(answer) => (answer, ExitCode::SUCCESS),
+        Err(error) => (Some(error.to_json(&stdin)), ExitCode::FAILURE),
+    };
+    // DEL answers nothing. If stdout is gone nobody is left to be told.
+    if let Some(answer) = answer {
+        let _ = writeln!(io::stdout(), "{answer:#}");
+    }
+    code
+}
+
+/// Carries out one operation; what it prints on success.
+fn answer(command: &str, stdin: &[u8]) -> Result<Option<Value>, Error> {
+    match command {
+        "ADD" => {
+            let args = Args::for_add()?;
+            add::add(&args, &Network::parse(stdin)?).map(Some)
+        }
+        "DEL" => {
+            let args = Args::for_del()?;
+            del::del(&args, &Network::parse(stdin)?).map(|()| None)
+        }
+        "VERSION" => version::version(stdin).map(Some),
+        other => Err(Error::environment(format!(
+            "CNI_COMMAND is {other:?}: this plugin knows ADD, DEL and VERSION"
+        ))),
+    }
+}

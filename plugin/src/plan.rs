@@ -1,0 +1,228 @@
+//! What an attachment gets inside the pod, worked out before anything is made.
+//!
+//! The dataplane is a router and answers for nobody but the gateway, so a pod
+//! reaches everything, also the other pods of its subnet, through the gateway:
+//! there is no prefix route, and the gateway's MAC address is known beforehand.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sluice_control::PodAddress;
+
+use crate::config::Mtus;
+use crate::error::Error;
+use crate::result::{IpamResult, RouteEntry};
+
+/// The pod's next hop where IPAM names no gateway. Link-local: it needs no
+/// address of the pods' subnet.
+const GATEWAY4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+const DEFAULT4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+const DEFAULT6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+
+/// The interface that a default route belongs to. Secondary networks, which
+/// come under other names, must not take it over.
+const MAIN_IFNAME: &str = "eth0";
+
+/// Addresses, routes and neighbours of the pod's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The pod's addresses, each with its gateway.
+    pub(crate) addresses: Vec<PodAddress>,
+    /// The pod's routes, none of them twice.
+    pub(crate) routes: Vec<PlannedRoute>,
+}
+
+/// One route of the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PlannedRoute {
+    /// Where to.
+    pub(crate) destination: IpNet,
+    /// Next hop, always named.
+    pub(crate) gateway: IpAddr,
+    /// In bytes of IP packet.
+    pub(crate) mtu: u32,
+}
+
+impl Plan {
+    /// Works out what the pod gets from what IPAM answered.
+    pub(crate) fn new(ipam: &IpamResult, ifname: &str, mtus: Mtus) -> Result<Self, Error> {
+        let addresses: Vec<PodAddress> = ipam
+            .ips
+            .iter()
+            .map(|ip| PodAddress {
+                address: ip.address,
+                gateway: ip.gateway.unwrap_or(match ip.address {
+                    IpNet::V4(_) => GATEWAY4,
+                    IpNet::V6(_) => GATEWAY6,
+                }),
+            })
+            .collect();
+        let mut plan = Self {
+            addresses,
+            routes: Vec::new(),
+        };
+        for route in &ipam.routes {
+            plan.add_ipam_route(route, mtus)?;
+        }
+        plan.add_local_routes(mtus);
+        if ifname == MAIN_IFNAME {
+            plan.add_default_routes(mtus);
+        }
+        Ok(plan)
+    }
+
+    /// Whether the pod has an IPv6 address.
+    pub(crate) fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(|a| a.address.addr().is_ipv6())
+    }
+
+    /// Every next hop, once: the dataplane stands behind all of them.
+    pub(crate) fn gateways(&self) -> Vec<IpAddr> {
+        let of_addresses = self.addresses.iter().map(|a| a.gateway);
+        let of_routes = self.routes.iter().map(|r| r.gateway);
+        let mut gateways: Vec<_> = of_addresses.chain(of_routes).collect();
+        gateways.sort_unstable();
+        gateways.dedup();
+        gateways
+    }
+
+    fn add_ipam_route(&mut self, route: &RouteEntry, mtus: Mtus) -> Result<(), Error> {
+        let ipv4 = route.dst.addr().is_ipv4();
+        let gateway = route.gw.or_else(|| self.gateway_of(ipv4));
+        let gateway = gateway.filter(|gateway| gateway.is_ipv4() == ipv4);
+        let gateway = gateway.ok_or_else(|| {
+            Error::ipam(format!(
+                "IPAM gave a route to {}, but no gateway or address of that family: add a range \
+                 of that family or remove the route",
+                route.dst
+            ))
+        })?;
+        self.push(route.dst, gateway, mtus.uplink);
+        Ok(())
+    }
+
+    /// The pods of the node are in the address's subnet, and only routes to
+    /// them carry the large MTU.
+    fn add_local_routes(&mut self, mtus: Mtus) {
+        for PodAddress { address, gateway } in self.addresses.clone() {
+            if address.prefix_len() < address.max_prefix_len() {
+                self.push(address.trunc(), gateway, mtus.local);
+            }
+        }
+    }
+
+    fn add_default_routes(&mut self, mtus: Mtus) {
+        for destination in [DEFAULT4, DEFAULT6] {
+            if let Some(gateway) = self.gateway_of(destination.addr().is_ipv4()) {
+                self.push(destination, gateway, mtus.uplink);
+            }
+        }
+    }
+
+    /// The gateway of the first address of a family.
+    fn gateway_of(&self, ipv4: bool) -> Option<IpAddr> {
+        let mut gateways = self.addresses.iter().map(|a| a.gateway);
+        gateways.find(|gateway| gateway.is_ipv4() == ipv4)
+    }
+
+    /// The first route to a destination wins: IPAM's go before ours.
+    fn push(&mut self, destination: IpNet, gateway: IpAddr, mtu: u32) {
+        let destination = destination.trunc();
+        if self.routes.iter().all(|r| r.destination != destination) {
+            self.routes.push(PlannedRoute {
+                destination,
+                gateway,
+                mtu,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn plan(ipam: Value, ifname: &str) -> Result<Plan, Error> {
+        let mtus = Mtus {
+            uplink: 1500,
+            local: 65_000,
+        };
+        Plan::new(&serde_json::from_value(ipam).unwrap(), ifname, mtus)
+    }
+
+    fn routes(ipam: Value, ifname: &str) -> Vec<String> {
+        let plan = plan(ipam, ifname).unwrap();
+        let text = |r: &PlannedRoute| format!("{} via {} mtu {}", r.destination, r.gateway, r.mtu);
+        plan.routes.iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_dual_stack_pod_gets_local_and_default_routes() {
+        let ipam = json!({"ips": [
+            {"address": "10.77.0.11/24", "gateway": "10.77.0.1"},
+            {"address": "fd77::11/64"},
+        ]});
+        assert_eq!(
+            routes(ipam.clone(), "eth0"),
+            [
+                "10.77.0.0/24 via 10.77.0.1 mtu 65000",
+                "fd77::/64 via fe80::1 mtu 65000",
+                "0.0.0.0/0 via 10.77.0.1 mtu 1500",
+                "::/0 via fe80::1 mtu 1500",
+            ]
+        );
+        // A secondary network leaves the default route alone.
+        assert_eq!(routes(ipam, "net1").len(), 2);
+    }
+
+    #[test]
+    fn ipams_routes_come_first_and_are_not_repeated() {
+        let ipam = json!({
+            "ips": [{"address": "10.77.0.11/24"}],
+            "routes": [
+                {"dst": "0.0.0.0/0"},
+                {"dst": "10.77.0.9/24", "gw": "10.77.0.2"},
+                {"dst": "10.96.0.0/12"},
+            ],
+        });
+        let expected = [
+            "0.0.0.0/0 via 169.254.1.1 mtu 1500",
+            "10.77.0.0/24 via 10.77.0.2 mtu 1500",
+            "10.96.0.0/12 via 169.254.1.1 mtu 1500",
+        ];
+        assert_eq!(routes(ipam.clone(), "eth0"), expected);
+        assert_eq!(routes(ipam.clone(), "net1"), expected);
+        let gateways = plan(ipam, "eth0").unwrap().gateways();
+        assert_eq!(
+            gateways,
+            [Ipv4Addr::new(10, 77, 0, 2), Ipv4Addr::new(169, 254, 1, 1)]
+        );
+    }
+
+    #[test]
+    fn a_host_address_has_no_local_route() {
+        let ipam = json!({"ips": [{"address": "10.77.0.11/32"}, {"address": "fd77::11/128"}]});
+        assert_eq!(
+            routes(ipam, "eth0"),
+            [
+                "0.0.0.0/0 via 169.254.1.1 mtu 1500",
+                "::/0 via fe80::1 mtu 1500"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_route_without_a_way_is_refused() {
+        for route in [
+            json!({"dst": "::/0"}),
+            json!({"dst": "0.0.0.0/0", "gw": "fe80::1"}),
+        ] {
+            let ipam = json!({"ips": [{"address": "10.77.0.11/24"}], "routes": [route]});
+            let error = plan(ipam, "eth0").unwrap_err();
+            assert_eq!(error.to_json(b"")["code"], 102, "{error}");
+        }
+    }
+}

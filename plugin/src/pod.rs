@@ -1,0 +1,141 @@
+//! The pod's side: its namespace, and what is configured inside it.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use sluice_link::features::{self, Feature};
+use sluice_link::{AddressOptions, LinkError, Netlink, Netns, Route, sysctl};
+
+use crate::args::Args;
+use crate::error::Error;
+use crate::plan::Plan;
+
+/// `RTPROT_STATIC`: who asks finds that an administrator made the route.
+const PROTOCOL_STATIC: u8 = 4;
+
+/// The pod's namespace, checked to be one an interface may be made in.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) netns: Netns,
+    pub(crate) path: PathBuf,
+    pub(crate) ifname: String,
+}
+
+/// What to configure inside a pod.
+#[derive(Debug)]
+pub(crate) struct Setup<'a> {
+    pub(crate) plan: &'a Plan,
+    /// The MAC address of every gateway.
+    pub(crate) gateway_mac: [u8; 6],
+    /// Whether the pod may leave checksums partial.
+    pub(crate) checksum_offload: bool,
+}
+
+impl Pod {
+    /// Opens the namespace at `CNI_NETNS`. It must not be our own, and must
+    /// not have an interface of the name to be made.
+    pub(crate) fn open(args: &Args) -> Result<Self, Error> {
+        let path = args.netns.clone().unwrap_or_default();
+        let bad = |error: &LinkError| Error::environment(format!("CNI_NETNS: {error}"));
+        let netns = Netns::open(&path).map_err(|error| bad(&error))?;
+        if netns.is_same(&Netns::current()?) {
+            return Err(Error::environment(format!(
+                "CNI_NETNS is {}, the host's own network namespace: a pod that shares it needs \
+                 no network",
+                path.display()
+            )));
+        }
+        let netlink = Netlink::in_netns(&netns).map_err(|error| bad(&error))?;
+        if netlink.link(&args.ifname)?.is_some() {
+            return Err(Error::conflict(format!(
+                "make interface {} in {}: there is one of that name already, which was left \
+                 alone; remove it or attach under another name",
+                args.ifname,
+                path.display()
+            )));
+        }
+        Ok(Self {
+            netns,
+            path,
+            ifname: args.ifname.clone(),
+        })
+    }
+
+    /// Configures the interface, which must exist, and brings it up.
+    pub(crate) fn configure(&self, setup: &Setup) -> Result<(), Error> {
+        self.netns.run(|| setup.apply(&self.ifname))??;
+        Ok(())
+    }
+}
+
+impl Setup<'_> {
+    /// Runs inside the pod's namespace.
+    fn apply(&self, ifname: &str) -> Result<(), LinkError> {
+        // Before the link comes up, when the kernel would start to look for
+        // duplicates and routers.
+        self.set_sysctls(ifname)?;
+        self.set_features(ifname)?;
+        let netlink = Netlink::new()?;
+        bring_up(&netlink, "lo")?;
+        let index = bring_up(&netlink, ifname)?;
+        for pod in &self.plan.addresses {
+            let options = AddressOptions {
+                no_prefix_route: true,
+                link_scope: false,
+                no_dad: matches!(pod.address, IpNet::V6(_)),
+            };
+            netlink.add_address(index, pod.address, options)?;
+        }
+        for gateway in self.plan.gateways() {
+            netlink.replace_neighbour(index, gateway, self.gateway_mac)?;
+        }
+        for route in &self.plan.routes {
+            netlink.replace_route(&Route {
+                destination: route.destination,
+                gateway: Some(route.gateway),
+                interface: index,
+                onlink: true,
+                source: None,
+                mtu: Some(route.mtu),
+                link_scope: false,
+                protocol: PROTOCOL_STATIC,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn set_sysctls(&self, ifname: &str) -> Result<(), LinkError> {
+        let set =
+            |key: &str, value: &str| sysctl::write(&format!("net/ipv6/conf/{ifname}/{key}"), value);
+        if self.plan.has_ipv6() {
+            // Runtimes like to switch IPv6 off in new namespaces.
+            set("disable_ipv6", "0")?;
+            // The addresses are IPAM's to keep apart, and nobody else can
+            // answer on a link with one neighbour.
+            set("accept_dad", "0")?;
+            set("dad_transmits", "0")?;
+            set("addr_gen_mode", "0")?;
+        }
+        // Nobody but us says where the pod's default route goes
+        // (CVE-2020-10749), with or without an IPv6 address of ours.
+        match set("accept_ra", "0") {
+            // A kernel without IPv6 needs no protection from it.
+            Err(error) if error.errno() == Some(libc::ENOENT) && !self.plan.has_ipv6() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn set_features(&self, ifname: &str) -> Result<(), LinkError> {
+        if self.checksum_offload {
+            features::disable(ifname, Feature::TxChecksumSctp)
+        } else {
+            features::disable(ifname, Feature::TxChecksum)
+        }
+    }
+}
+
+fn bring_up(netlink: &Netlink, name: &str) -> Result<u32, LinkError> {
+    let index = netlink.index(name)?;
+    netlink.set_up(index)?;
+    Ok(index)
+}

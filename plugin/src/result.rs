@@ -1,0 +1,184 @@
+//! Results: what IPAM plugins and earlier plugins hand us, and what ADD prints.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What an IPAM plugin's ADD answers (specification, section 5, "Delegated
+/// plugins (IPAM)").
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct IpamResult {
+    /// The addresses to give to the interface.
+    pub(crate) ips: Vec<IpamAddress>,
+    /// Routes to make.
+    pub(crate) routes: Vec<RouteEntry>,
+    /// DNS settings, passed on.
+    pub(crate) dns: Option<Map<String, Value>>,
+}
+
+/// One address from IPAM.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct IpamAddress {
+    /// With the prefix length of its subnet.
+    pub(crate) address: IpNet,
+    /// The subnet's gateway.
+    pub(crate) gateway: Option<IpAddr>,
+}
+
+/// A route, in IPAM's answer and in ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RouteEntry {
+    /// Where to.
+    pub(crate) dst: IpNet,
+    /// Next hop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gw: Option<IpAddr>,
+}
+
+/// What ADD prints (specification, section 5, "ADD Success").
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct AddResult {
+    #[serde(rename = "cniVersion")]
+    pub(crate) version: &'static str,
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) ips: Vec<Ip>,
+    pub(crate) routes: Vec<RouteEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dns: Option<Map<String, Value>>,
+}
+
+/// An interface that ADD made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) mac: String,
+    /// The namespace's path; absent for an interface of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sandbox: Option<String>,
+}
+
+/// An address that ADD assigned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Ip {
+    /// "4" or "6", which results before 1.0.0 say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+    address: IpNet,
+    gateway: IpAddr,
+    /// Index into the result's interfaces.
+    interface: usize,
+}
+
+impl Ip {
+    /// An address in the shape of the specification's `version`.
+    pub(crate) fn new(version: &str, address: IpNet, gateway: IpAddr, interface: usize) -> Self {
+        let family = match address {
+            IpNet::V4(_) => "4",
+            IpNet::V6(_) => "6",
+        };
+        Self {
+            version: version.starts_with("0.").then_some(family),
+            address,
+            gateway,
+            interface,
+        }
+    }
+}
+
+/// What the plugins before us in the list made. It is not ours to understand,
+/// only to pass on.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PrevResult {
+    interfaces: Vec<Value>,
+    ips: Vec<Value>,
+    routes: Vec<Value>,
+    dns: Option<Map<String, Value>>,
+}
+
+impl AddResult {
+    /// The result as JSON, appended to that of the plugins before us.
+    pub(crate) fn after(mut self, prev: Option<PrevResult>) -> Result<Value, serde_json::Error> {
+        let prev = prev.unwrap_or_default();
+        for ip in &mut self.ips {
+            ip.interface += prev.interfaces.len();
+        }
+        self.dns = self.dns.or(prev.dns);
+        let mut result = serde_json::to_value(self)?;
+        for (key, mut before) in [
+            ("interfaces", prev.interfaces),
+            ("ips", prev.ips),
+            ("routes", prev.routes),
+        ] {
+            if let Some(ours) = result[key].as_array_mut() {
+                before.append(ours);
+                *ours = before;
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// A MAC address as results write it.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ours(version: &'static str) -> AddResult {
+        let address = "10.77.0.11/24".parse().unwrap();
+        let gateway = "10.77.0.1".parse().unwrap();
+        AddResult {
+            version,
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                mac: mac_text([2, 0, 0, 0, 0, 0xab]),
+                sandbox: Some("/run/netns/x".into()),
+            }],
+            ips: vec![Ip::new(version, address, gateway, 0)],
+            routes: vec![RouteEntry {
+                dst: "0.0.0.0/0".parse().unwrap(),
+                gw: None,
+            }],
+            dns: None,
+        }
+    }
+
+    #[test]
+    fn each_version_has_its_shape() {
+        for (version, family) in [("0.3.1", json!("4")), ("1.0.0", Value::Null)] {
+            let result = ours(version).after(None).unwrap();
+            assert_eq!(result["cniVersion"], version);
+            assert_eq!(result["ips"][0]["version"], family);
+            assert_eq!(result["interfaces"][0]["mac"], "02:00:00:00:00:ab");
+            assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0"}]));
+            assert_eq!(result.get("dns"), None);
+        }
+    }
+
+    #[test]
+    fn earlier_results_come_first_and_keep_their_indexes() {
+        let prev = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "a"}, {"name": "b", "odd": 1}],
+            "ips": [{"address": "10.1.0.2/24", "interface": 1}],
+            "routes": [{"dst": "10.1.0.0/16"}],
+            "dns": {"nameservers": ["10.0.0.1"]},
+        });
+        let prev = serde_json::from_value(prev).unwrap();
+        let result = ours("1.0.0").after(Some(prev)).unwrap();
+        assert_eq!(result["interfaces"][1], json!({"name": "b", "odd": 1}));
+        assert_eq!(result["interfaces"][2]["name"], "eth0");
+        assert_eq!(result["ips"][0]["interface"], 1);
+        assert_eq!(result["ips"][1]["interface"], 2);
+        assert_eq!(result["routes"].as_array().unwrap().len(), 2);
+        assert_eq!(result["dns"]["nameservers"][0], "10.0.0.1");
+    }
+}
