@@ -1,0 +1,41 @@
+//! AF_XDP sockets: the edge of the kernel, and the only unsafe code of this
+//! crate (kernel: Documentation/networking/af_xdp.rst).
+//!
+//! # Why the unsafe code is sound
+//!
+//! One argument carries every block in this folder: **each chunk of the UMEM
+//! has exactly one owner at any time**, and the owner is a value.
+//!
+//! - A [`Chunk`] owns one chunk, a [`Frame`] a chain of them. Neither can be
+//!   copied, and only this module mints them: when the UMEM is made (every
+//!   chunk once, into the first [`FramePool`]), when the kernel returns a
+//!   chunk through an RX or COMPLETION ring, and when a closed socket's chunks
+//!   are reclaimed.
+//! - Giving a chunk to the kernel (FILL, TX) consumes the value. What the
+//!   kernel may write to is therefore never reachable from safe code.
+//! - The bytes and the side array's entry of a chunk are only touched through
+//!   a borrow of its owner: shared to read, exclusive to write.
+//! - The UMEM is mapped once and never unmapped, so nothing can outlive it.
+//!   Owners carry their UMEM's number, and every access compares it.
+//! - Ring memory lives as long as the ring values that point into it. Indices
+//!   are free-running 32-bit counters, masked by a size that is a power of two.
+//!
+//! A lost `Frame` would be a leak, never unsoundness; debug builds panic on it.
+
+#![allow(
+    unsafe_code,
+    reason = "the AF_XDP ABI is shared memory and raw system calls"
+)]
+
+mod doorbell;
+pub mod memory;
+mod ring;
+mod socket;
+mod sys;
+mod umem;
+
+pub use doorbell::Doorbell;
+pub use socket::{
+    BATCH_SIZE, Batch, Device, FILL_DEPTH, Features, Flush, Statistics, Xsk, XskError, statistics,
+};
+pub use umem::{CHUNK_SIZE, Chunk, Closed, Frame, FramePool, MAX_CHUNKS, Umem};

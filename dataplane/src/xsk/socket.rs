@@ -1,0 +1,528 @@
+//! An AF_XDP socket with its four rings.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+
+use super::ring::{Backing, Consumer, Layout, Producer};
+use super::sys::{self, Mapping};
+use super::umem::{Closed, Frame, FramePool, Umem};
+use crate::packet::offload::Partial;
+
+/// Frames taken from one port in one turn.
+pub const BATCH_SIZE: usize = 64;
+
+/// What one port gives in one turn.
+pub type Batch = ArrayVec<Frame, BATCH_SIZE>;
+
+/// Chunks kept ready for each port to receive into: fifteen jumbo frames. More
+/// brought nothing at 65,000 bytes (measured).
+pub const FILL_DEPTH: u32 = 256;
+
+/// FILL and RX ring entries: all of a port's chunks fit, twice.
+pub(super) const RECEIVE_RING: u32 = 512;
+const _: () = assert!(FILL_DEPTH <= RECEIVE_RING, "every chunk has its entry");
+
+/// TX and COMPLETION ring entries: a batch of jumbo frames is 1,088 chunks.
+pub(super) const TRANSMIT_RING: u32 = 2048;
+
+/// Descriptors that one wakeup may send, instead of the kernel's 32.
+const TX_BUDGET: libc::c_int = 512;
+
+/// Wakeups in a row for one port, so that no port holds up the others: at the
+/// kernel's own budget of 32 these empty a full TX ring.
+const MAX_WAKEUPS: u32 = 64;
+
+/// Sent packets are charged to the socket's send buffer until the receiver has
+/// taken them; a full TX ring of jumbo frames is 8 MiB and skb overhead.
+const SEND_BUFFER: libc::c_int = 32 << 20;
+
+/// A device stays busy for a while after its last socket was closed: 5 to
+/// 17 ms, and more than 200 with 200 ports (measured).
+const BUSY_FOR_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What the kernel offers beyond plain AF_XDP, or what of it is to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// Frames of several chunks (`XDP_USE_SG`, Linux 6.6).
+    pub multi_buffer: bool,
+    /// Checksum requests (TX metadata, Linux 6.8; its flag, 6.11).
+    pub tx_metadata: bool,
+    /// More than 32 descriptors a wakeup (`XDP_MAX_TX_SKB_BUDGET`, 6.17).
+    pub tx_budget: bool,
+}
+
+/// Queue 0 of a network device; a veth's end has no other.
+#[derive(Debug, Clone, Copy)]
+pub struct Device<'a> {
+    /// Its name, for messages.
+    pub name: &'a str,
+    /// Its interface index.
+    pub index: u32,
+}
+
+/// Why a socket could not be opened: the call, its object, the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("AF_XDP socket on {device}: {operation}: {cause}{advice}")]
+pub struct XskError {
+    device: String,
+    operation: &'static str,
+    /// What the kernel said.
+    #[source]
+    cause: io::Error,
+    advice: &'static str,
+}
+
+impl XskError {
+    fn new(device: &Device<'_>, operation: &'static str, cause: io::Error) -> Self {
+        let advice = match cause.raw_os_error() {
+            Some(libc::EBUSY) => "; another process has an AF_XDP socket on this device",
+            Some(libc::EPERM) => "; run as root, or with CAP_NET_RAW and CAP_NET_ADMIN",
+            Some(libc::EAFNOSUPPORT) => "; the kernel needs CONFIG_XDP_SOCKETS",
+            Some(libc::ENOBUFS | libc::ENOMEM) => {
+                "; lower dataplane.maxPorts, or raise the memory limit"
+            }
+            _ => "",
+        };
+        Self {
+            device: device.name.to_owned(),
+            operation,
+            cause,
+            advice,
+        }
+    }
+
+    /// What the kernel said.
+    #[must_use]
+    pub fn cause(&self) -> &io::Error {
+        &self.cause
+    }
+}
+
+/// `XDP_STATISTICS`: what the kernel counts for a socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Statistics {
+    /// Frames dropped for other reasons than those below.
+    pub rx_dropped: u64,
+    /// Descriptors in the FILL ring that the kernel refused.
+    pub rx_invalid_descs: u64,
+    /// Descriptors in the TX ring that the kernel refused.
+    pub tx_invalid_descs: u64,
+    /// Frames dropped because the RX ring was full.
+    pub rx_ring_full: u64,
+    /// Times that the FILL ring was empty when a frame came.
+    pub rx_fill_ring_empty_descs: u64,
+    /// Times that the TX ring was empty at a wakeup.
+    pub tx_ring_empty_descs: u64,
+}
+
+/// Reads `XDP_STATISTICS`.
+///
+/// # Errors
+/// What `getsockopt` says.
+pub fn statistics(socket: BorrowedFd<'_>) -> io::Result<Statistics> {
+    let zero = libc::xdp_statistics {
+        rx_dropped: 0,
+        rx_invalid_descs: 0,
+        tx_invalid_descs: 0,
+        rx_ring_full: 0,
+        rx_fill_ring_empty_descs: 0,
+        tx_ring_empty_descs: 0,
+    };
+    let read = sys::getsockopt(socket, libc::XDP_STATISTICS, zero)?;
+    Ok(Statistics {
+        rx_dropped: read.rx_dropped,
+        rx_invalid_descs: read.rx_invalid_descs,
+        tx_invalid_descs: read.tx_invalid_descs,
+        rx_ring_full: read.rx_ring_full,
+        rx_fill_ring_empty_descs: read.rx_fill_ring_empty_descs,
+        tx_ring_empty_descs: read.tx_ring_empty_descs,
+    })
+}
+
+/// How a flush ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// The kernel took everything.
+    Done,
+    /// Something is left: flush again, in the next turn.
+    Pending,
+    /// The device is down: what is left goes out when it is up again.
+    Down,
+    /// The device is gone.
+    Gone,
+}
+
+/// A bound socket: takes frames to send, gives frames received.
+#[derive(Debug)]
+pub struct Xsk {
+    umem: &'static Umem,
+    /// `None` over the in-memory kernel, which needs no wakeup.
+    socket: Option<Arc<OwnedFd>>,
+    rings: Rings,
+    /// Marks this socket's chunks in the side array.
+    slot: u16,
+    features: Features,
+    /// Chunks in the FILL and RX rings, and in the kernel between them.
+    filled: u32,
+    /// Chunks in the TX and COMPLETION rings, and in the kernel between them.
+    sent: u32,
+}
+
+/// The four rings, from this side.
+#[derive(Debug)]
+pub(super) struct Rings {
+    pub(super) fill: Producer<u64>,
+    pub(super) rx: Consumer<libc::xdp_desc>,
+    pub(super) tx: Producer<libc::xdp_desc>,
+    pub(super) completion: Consumer<u64>,
+}
+
+impl Xsk {
+    /// Opens and binds a socket on queue 0 of `device` in copy mode, its
+    /// chunks marked with `slot`. `share` is any bound socket of the same
+    /// UMEM; the first socket, without it, registers the UMEM and decides for
+    /// all that follow which features are used.
+    ///
+    /// # Errors
+    /// The call that failed, on which device, and why.
+    pub fn open(
+        umem: &'static Umem,
+        slot: u16,
+        device: &Device<'_>,
+        features: Features,
+        share: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, XskError> {
+        let failed = |operation| move |cause| XskError::new(device, operation, cause);
+        let socket = sys::xdp_socket().map_err(failed("socket(AF_XDP)"))?;
+        let fd = socket.as_fd();
+        if share.is_none() {
+            let registration = umem.registration(features.tx_metadata);
+            sys::setsockopt(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &registration)
+                .map_err(failed("register the UMEM (XDP_UMEM_REG)"))?;
+        }
+        let rings = Rings::map(fd).map_err(failed("set up the rings"))?;
+        sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER)
+            .map_err(failed("raise the send buffer (SO_SNDBUFFORCE)"))?;
+        if features.tx_budget {
+            sys::setsockopt(fd, libc::SOL_XDP, sys::XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET)
+                .map_err(failed("raise the wakeup budget (XDP_MAX_TX_SKB_BUDGET)"))?;
+        }
+        bind(fd, device, features, share).map_err(failed("bind"))?;
+        Ok(Self::over(umem, slot, features, rings, Some(socket)))
+    }
+
+    pub(super) fn over(
+        umem: &'static Umem,
+        slot: u16,
+        features: Features,
+        rings: Rings,
+        socket: Option<OwnedFd>,
+    ) -> Self {
+        Self {
+            umem,
+            socket: socket.map(Arc::new),
+            rings,
+            slot,
+            features,
+            filled: 0,
+            sent: 0,
+        }
+    }
+
+    /// The socket's file, for the XSKMAP, epoll and [`statistics`]: to be
+    /// upgraded for the moment of a call only, since [`Xsk::close`] waits for
+    /// that. `None` over the in-memory kernel.
+    #[must_use]
+    pub fn socket(&self) -> Option<Weak<OwnedFd>> {
+        self.socket.as_ref().map(Arc::downgrade)
+    }
+
+    /// The socket's file descriptor.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Which features the socket was opened with.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Chunks in the FILL and RX rings, and in the kernel between them.
+    #[must_use]
+    pub fn filled(&self) -> u32 {
+        self.filled
+    }
+
+    /// Chunks in the TX and COMPLETION rings, and in the kernel between them.
+    #[must_use]
+    pub fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// Fills the FILL ring up to [`FILL_DEPTH`]. Returns false where the pool
+    /// does not reach: try again when it has chunks.
+    #[inline]
+    pub fn refill(&mut self, pool: &mut FramePool) -> bool {
+        // `filled` counts the RX ring too and both rings have more entries
+        // than that, so a push never fails.
+        while self.filled < FILL_DEPTH {
+            let Some(chunk) = pool.take() else { break };
+            self.rings.fill.push(self.umem.lend(chunk, self.slot));
+            self.filled += 1;
+        }
+        self.rings.fill.submit();
+        self.filled >= FILL_DEPTH
+    }
+
+    /// Takes frames that the port received, as many as the batch has room for.
+    #[inline]
+    pub fn receive(&mut self, batch: &mut Batch) {
+        while !batch.is_full() {
+            let Some(frame) = self.receive_frame() else {
+                break;
+            };
+            batch.push(frame);
+        }
+        self.rings.rx.release();
+    }
+
+    #[inline]
+    fn receive_frame(&mut self) -> Option<Frame> {
+        // The kernel shows whole frames only; a chain without its end would
+        // be one that is still being written.
+        let mut chunks = 1;
+        while self.rings.rx.peek(chunks - 1)?.options & libc::XDP_PKT_CONTD != 0 {
+            chunks += 1;
+        }
+        let mut frame = self.receive_chunk()?;
+        let mut last = Umem::first_chunk(&frame);
+        for _ in 1..chunks {
+            match self.receive_chunk() {
+                Some(more) => last = self.umem.append(&mut frame, last, more),
+                None => debug_assert!(false, "a descriptor outside the UMEM"),
+            }
+        }
+        Some(frame)
+    }
+
+    #[inline]
+    fn receive_chunk(&mut self) -> Option<Frame> {
+        let desc = self.rings.rx.pop()?;
+        self.filled -= 1;
+        self.umem.received(&desc)
+    }
+
+    /// Queues a frame, with a request to complete its checksum where `partial`
+    /// says so. [`Xsk::flush`] sends what is queued.
+    ///
+    /// # Errors
+    /// The frame, if the TX ring has no room for all its chunks.
+    #[inline]
+    pub fn send(&mut self, mut frame: Frame, partial: Option<Partial>) -> Result<(), Frame> {
+        let chunks = u32::from(frame.chunks());
+        if self.rings.tx.space(chunks) < chunks {
+            return Err(frame);
+        }
+        let requested = partial.is_some_and(|partial| {
+            self.umem
+                .request_checksum(&mut frame, partial.start, partial.offset)
+        });
+        let options = if requested { libc::XDP_TX_METADATA } else { 0 };
+        let tx = &mut self.rings.tx;
+        self.umem.sending(frame, self.slot, options, |desc| {
+            tx.push(desc);
+        });
+        self.sent += chunks;
+        Ok(())
+    }
+
+    /// Shows the kernel what was queued and wakes it until it has taken all.
+    pub fn flush(&mut self) -> Flush {
+        self.rings.tx.submit();
+        let Some(socket) = &self.socket else {
+            return Flush::Done;
+        };
+        let mut left = self.rings.tx.outstanding();
+        for _ in 0..MAX_WAKEUPS {
+            if left == 0 {
+                return Flush::Done;
+            }
+            let result = sys::wake_tx(socket.as_fd());
+            let before = std::mem::replace(&mut left, self.rings.tx.outstanding());
+            match result.map_err(|error| error.raw_os_error()) {
+                Err(Some(libc::ENETDOWN)) => return Flush::Down,
+                Err(Some(libc::ENXIO | libc::ENODEV)) => return Flush::Gone,
+                // EAGAIN: the budget is spent, or the send buffer full.
+                // ENOBUFS, EBUSY and others: one packet was refused, and is
+                // consumed. Without progress there is no point in insisting.
+                _ if left == before => return Flush::Pending,
+                _ => {}
+            }
+        }
+        Flush::Pending
+    }
+
+    /// Frees what the kernel has sent.
+    #[inline]
+    pub fn reap(&mut self, pool: &mut FramePool) {
+        if self.sent == 0 {
+            return;
+        }
+        while let Some(addr) = self.rings.completion.pop() {
+            self.sent -= 1;
+            if let Some(chunk) = self.umem.completed(addr) {
+                pool.give(chunk);
+            }
+        }
+        self.rings.completion.release();
+    }
+
+    /// Closes the socket; blocks for a few milliseconds (an RCU grace period),
+    /// so not on the packet path. Its chunks come back by
+    /// [`FramePool::reclaim`].
+    pub fn close(self) -> Closed {
+        let Self {
+            socket,
+            rings,
+            slot,
+            ..
+        } = self;
+        // The ring mappings keep the file open as the descriptor does.
+        drop(rings);
+        if let Some(mut socket) = socket {
+            // Somebody may be reading the statistics just now.
+            loop {
+                match Arc::try_unwrap(socket) {
+                    Ok(last) => break drop(last),
+                    Err(shared) => socket = shared,
+                }
+                thread::yield_now();
+            }
+        }
+        Closed::of(slot)
+    }
+}
+
+impl Rings {
+    /// Sizes the four rings of a socket and maps them (af_xdp.rst, "Rings").
+    /// The reply with flags is of Linux 5.4; older kernels have no
+    /// need_wakeup and are not served.
+    fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        for (option, size) in [
+            (libc::XDP_UMEM_FILL_RING, RECEIVE_RING),
+            (libc::XDP_UMEM_COMPLETION_RING, TRANSMIT_RING),
+            (libc::XDP_RX_RING, RECEIVE_RING),
+            (libc::XDP_TX_RING, TRANSMIT_RING),
+        ] {
+            let size = libc::c_int::try_from(size).map_err(io::Error::other)?;
+            sys::setsockopt(fd, libc::SOL_XDP, option, &size)?;
+        }
+        let none = libc::xdp_ring_offset {
+            producer: 0,
+            consumer: 0,
+            desc: 0,
+            flags: 0,
+        };
+        let zero = libc::xdp_mmap_offsets {
+            rx: none,
+            tx: none,
+            fr: none,
+            cr: none,
+        };
+        let offsets = sys::getsockopt(fd, libc::XDP_MMAP_OFFSETS, zero)?;
+        let fill_page = page_offset(libc::XDP_UMEM_PGOFF_FILL_RING)?;
+        let completion_page = page_offset(libc::XDP_UMEM_PGOFF_COMPLETION_RING)?;
+        Ok(Self {
+            fill: Producer::new(map_ring(fd, RECEIVE_RING, &offsets.fr, fill_page)?),
+            completion: Consumer::new(map_ring(fd, TRANSMIT_RING, &offsets.cr, completion_page)?),
+            rx: Consumer::new(map_ring(
+                fd,
+                RECEIVE_RING,
+                &offsets.rx,
+                libc::XDP_PGOFF_RX_RING,
+            )?),
+            tx: Producer::new(map_ring(
+                fd,
+                TRANSMIT_RING,
+                &offsets.tx,
+                libc::XDP_PGOFF_TX_RING,
+            )?),
+        })
+    }
+}
+
+fn page_offset(offset: libc::c_ulonglong) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(io::Error::other)
+}
+
+fn map_ring<T: Copy>(
+    fd: BorrowedFd<'_>,
+    size: u32,
+    offsets: &libc::xdp_ring_offset,
+    page: libc::off_t,
+) -> io::Result<Layout<T>> {
+    let place = |offset: u64| usize::try_from(offset).map_err(io::Error::other);
+    let (producer, consumer, entries) = (
+        place(offsets.producer)?,
+        place(offsets.consumer)?,
+        place(offsets.desc)?,
+    );
+    let len = entries + size as usize * size_of::<T>();
+    let mapping = Arc::new(Mapping::new(fd, len, page)?);
+    let base = mapping.base();
+    // SAFETY: the kernel gave the offsets for this mapping; it aligns the
+    // indices to cache lines and the entries to their size.
+    let (producer, consumer, entries) =
+        unsafe { (base.add(producer), base.add(consumer), base.add(entries)) };
+    Ok(Layout {
+        producer: producer.cast(),
+        consumer: consumer.cast(),
+        entries: entries.cast(),
+        size,
+        _backing: Backing::Kernel { _mapping: mapping },
+    })
+}
+
+fn bind(
+    fd: BorrowedFd<'_>,
+    device: &Device<'_>,
+    features: Features,
+    share: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    // A socket that shares a UMEM must not repeat the flags: it gets those of
+    // the first (xsk_bind in net/xdp/xsk.c).
+    let (flags, shared_fd) = match share {
+        Some(first) => (libc::XDP_SHARED_UMEM, first.as_raw_fd()),
+        None if features.multi_buffer => (
+            libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP | libc::XDP_USE_SG,
+            0,
+        ),
+        None => (libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP, 0),
+    };
+    let address = libc::sockaddr_xdp {
+        sxdp_family: u16::try_from(libc::AF_XDP).map_err(io::Error::other)?,
+        sxdp_flags: flags,
+        sxdp_ifindex: device.index,
+        sxdp_queue_id: 0,
+        sxdp_shared_umem_fd: u32::try_from(shared_fd).map_err(io::Error::other)?,
+    };
+    let started = Instant::now();
+    loop {
+        match sys::bind(fd, &address) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY)
+                    && started.elapsed() < BUSY_FOR_AT_MOST =>
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
+    }
+}
