@@ -1,0 +1,182 @@
+//! Counters that one thread writes and any thread may read.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::verdict::DropReason;
+
+/// A counter with one writer: adding is a plain load and store.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the counter's one writer may call it.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.set(self.get().wrapping_add(n));
+    }
+
+    /// Sets the value. Only the counter's one writer may call it.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Reads the value.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Drops by reason.
+#[derive(Debug, Default)]
+pub struct Drops([Counter; DropReason::COUNT]);
+
+impl Drops {
+    /// Counts one drop.
+    #[inline]
+    pub fn count(&self, reason: DropReason) {
+        self.0[reason.index()].add(1);
+    }
+
+    /// How many frames were dropped for this reason.
+    #[must_use]
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason.index()].get()
+    }
+
+    /// The reasons that occurred, by name.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<&'static str, u64> {
+        DropReason::ALL
+            .into_iter()
+            .map(|reason| (reason.name(), self.get(reason)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+}
+
+/// What a port counts. Bytes are Ethernet bytes without the frame check
+/// sequence, as in the pod's interface statistics.
+///
+/// Every frame received ends in one place: `rx_frames` = forwarded + answered
+/// + drops of the departure, and `tx_frames` = forwarded to it + answers to it.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Frames that came from the port.
+    pub rx_frames: Counter,
+    /// Their bytes.
+    pub rx_bytes: Counter,
+    /// Frames queued to the port.
+    pub tx_frames: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    /// Frames from the port that were questions and became answers.
+    pub answered: Counter,
+    /// Frames dropped: on departure from this port, or on arrival at it.
+    pub drops: Drops,
+    /// ICMP errors sent to the port.
+    pub icmp_errors: Counter,
+    /// ICMP errors that the rate limit held back.
+    pub icmp_suppressed: Counter,
+    /// Chunks in the port's FILL and RX rings.
+    pub filled_chunks: Counter,
+    /// Chunks in the port's TX and COMPLETION rings.
+    pub sent_chunks: Counter,
+}
+
+/// A port's counters at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PortSnapshot {
+    /// Frames that came from the port.
+    pub rx_frames: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames queued to the port.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames from the port that became answers.
+    pub answered: u64,
+    /// Frames dropped, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// ICMP errors sent to the port.
+    pub icmp_errors: u64,
+    /// ICMP errors that the rate limit held back.
+    pub icmp_suppressed: u64,
+    /// Chunks in the port's FILL and RX rings.
+    pub filled_chunks: u64,
+    /// Chunks in the port's TX and COMPLETION rings.
+    pub sent_chunks: u64,
+}
+
+impl PortCounters {
+    /// Reads all counters, one after the other.
+    #[must_use]
+    pub fn snapshot(&self) -> PortSnapshot {
+        PortSnapshot {
+            rx_frames: self.rx_frames.get(),
+            rx_bytes: self.rx_bytes.get(),
+            tx_frames: self.tx_frames.get(),
+            tx_bytes: self.tx_bytes.get(),
+            answered: self.answered.get(),
+            drops: self.drops.snapshot(),
+            icmp_errors: self.icmp_errors.get(),
+            icmp_suppressed: self.icmp_suppressed.get(),
+            filled_chunks: self.filled_chunks.get(),
+            sent_chunks: self.sent_chunks.get(),
+        }
+    }
+}
+
+/// What the worker counts for the node.
+#[derive(Debug, Default)]
+pub struct NodeCounters {
+    /// Turns of the worker's loop.
+    pub turns: Counter,
+    /// Turns that moved frames.
+    pub busy_turns: Counter,
+    /// Times that the worker went to sleep.
+    pub sleeps: Counter,
+    /// Chunks of the UMEM.
+    pub chunks: Counter,
+    /// Chunks in the pool.
+    pub free_chunks: Counter,
+    /// Chunks of removed ports that were taken back.
+    pub reclaimed_chunks: Counter,
+}
+
+/// The node's counters at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NodeSnapshot {
+    /// Turns of the worker's loop.
+    pub turns: u64,
+    /// Turns that moved frames.
+    pub busy_turns: u64,
+    /// Times that the worker went to sleep.
+    pub sleeps: u64,
+    /// Chunks of the UMEM.
+    pub chunks: u64,
+    /// Chunks in the pool.
+    pub free_chunks: u64,
+    /// Chunks of removed ports that were taken back.
+    pub reclaimed_chunks: u64,
+}
+
+impl NodeCounters {
+    /// Reads all counters, one after the other.
+    #[must_use]
+    pub fn snapshot(&self) -> NodeSnapshot {
+        NodeSnapshot {
+            turns: self.turns.get(),
+            busy_turns: self.busy_turns.get(),
+            sleeps: self.sleeps.get(),
+            chunks: self.chunks.get(),
+            free_chunks: self.free_chunks.get(),
+            reclaimed_chunks: self.reclaimed_chunks.get(),
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The dataplane of one worker: its ports, tables and pool, and one turn of
+//! its loop. No thread, no sleep, no clock: those are the worker's.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::counters::NodeCounters;
+use crate::packet::icmp;
+use crate::packet::offload::Partial;
+use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
+use crate::port::{Port, PortId, PortKind, PortSpec};
+use crate::time::Nanos;
+use crate::verdict::DropReason;
+use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool};
+
+/// How far ahead of the frame at hand headers are fetched into the cache.
+const PREFETCH: usize = 8;
+
+/// How long a port is looked at after its last frame before its doorbell bit
+/// is taken back.
+const SILENCE: Nanos = Nanos::from_millis(1);
+
+/// The ports, tables and pool of one worker.
+#[derive(Debug)]
+pub struct Engine {
+    ports: Vec<Option<Box<Port>>>,
+    pipeline: Pipeline,
+    pool: FramePool,
+    doorbell: Doorbell,
+    /// Slots whose rings are looked at in every turn; a bit each in `listed`.
+    active: Vec<u16>,
+    listed: Vec<u64>,
+    /// Slots with frames queued since the last flush.
+    dirty: Vec<u16>,
+    /// Slots whose FILL ring the pool could not fill.
+    hungry: Vec<u16>,
+    batch: Batch,
+    counters: Arc<NodeCounters>,
+}
+
+/// What one turn did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// Frames received.
+    pub frames: usize,
+    /// Some port has frames that the kernel has not taken yet.
+    pub pending: bool,
+}
+
+impl Engine {
+    /// An engine without ports, for slots below `slots`.
+    #[must_use]
+    pub fn new(pipeline: Pipeline, pool: FramePool, doorbell: Doorbell, slots: u16) -> Self {
+        let counters = Arc::<NodeCounters>::default();
+        counters.chunks.set(pool.umem().chunks().into());
+        counters.free_chunks.set(pool.free_chunks() as u64);
+        Self {
+            ports: (0..slots).map(|_| None).collect(),
+            pipeline,
+            pool,
+            listed: vec![0; doorbell.words().len()],
+            doorbell,
+            active: Vec::with_capacity(slots.into()),
+            dirty: Vec::with_capacity(slots.into()),
+            hungry: Vec::with_capacity(slots.into()),
+            batch: Batch::new(),
+            counters,
+        }
+    }
+
+    /// The node-wide counters.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<NodeCounters> {
+        &self.counters
+    }
+
+    /// How many chunks are in the pool.
+    #[must_use]
+    pub fn free_chunks(&self) -> usize {
+        self.pool.free_chunks()
+    }
+
+    /// The pool, when the engine is not needed any more.
+    #[must_use]
+    pub fn into_pool(self) -> FramePool {
+        self.pool
+    }
+
+    /// The port of that name, if it still exists.
+    #[must_use]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        let port = self.ports.get(usize::from(id.slot))?.as_deref()?;
+        (port.endpoint.id == id).then_some(port)
+    }
+
+    /// Adds a port and fills its FILL ring.
+    ///
+    /// # Errors
+    /// The specification back, if its slot is taken or beyond the last.
+    pub fn add(&mut self, spec: PortSpec, now: Nanos) -> Result<&Port, Box<PortSpec>> {
+        let id = spec.id;
+        let Some(place @ None) = self.ports.get_mut(usize::from(id.slot)) else {
+            return Err(Box::new(spec));
+        };
+        let port = place.insert(Box::new(Port::new(spec, now)));
+        refill(port, &mut self.pool, &mut self.hungry);
+        port.publish_gauges();
+        self.counters
+            .free_chunks
+            .set(self.pool.free_chunks() as u64);
+        for address in &port.endpoint.addresses {
+            self.pipeline.pods.insert(*address, id);
+        }
+        if port.endpoint.kind == PortKind::Host {
+            self.pipeline.host = Some(id);
+        }
+        Ok(port)
+    }
+
+    /// Takes a port out of all tables. Its chunks stay with its socket's rings
+    /// until that is closed: [`Engine::reclaim`].
+    pub fn remove(&mut self, id: PortId) -> Option<Box<Port>> {
+        self.port(id)?;
+        let port = self.ports.get_mut(usize::from(id.slot))?.take()?;
+        self.pipeline.pods.remove(id);
+        if self.pipeline.host == Some(id) {
+            self.pipeline.host = None;
+        }
+        self.active.retain(|slot| *slot != id.slot);
+        self.dirty.retain(|slot| *slot != id.slot);
+        self.hungry.retain(|slot| *slot != id.slot);
+        self.listed[usize::from(id.slot / 64)] &= !(1 << (id.slot % 64));
+        self.doorbell.clear(id.slot);
+        Some(port)
+    }
+
+    /// Takes back the chunks of a removed port's closed socket.
+    pub fn reclaim(&mut self, closed: &Closed) -> u32 {
+        let chunks = self.pool.reclaim(closed);
+        self.counters.reclaimed_chunks.add(chunks.into());
+        self.counters
+            .free_chunks
+            .set(self.pool.free_chunks() as u64);
+        chunks
+    }
+
+    /// Has a port looked at, as its doorbell does.
+    pub fn activate(&mut self, slot: u16) {
+        let bit = 1 << (slot % 64);
+        let Some(word) = self.listed.get_mut(usize::from(slot / 64)) else {
+            return;
+        };
+        if *word & bit == 0 && matches!(self.ports.get(usize::from(slot)), Some(Some(_))) {
+            *word |= bit;
+            self.active.push(slot);
+        }
+    }
+
+    /// One turn: a batch from each port with traffic, then everything out.
+    pub fn turn(&mut self, now: Nanos) -> Turn {
+        if !self.hungry.is_empty() {
+            self.feed();
+        }
+        self.hear_doorbell();
+        let mut frames = 0;
+        let mut i = 0;
+        while let Some(&slot) = self.active.get(i) {
+            let got = self.serve(slot, now);
+            frames += got;
+            if got == 0 && self.retire(slot, now) {
+                self.active.swap_remove(i);
+            } else {
+                i += 1;
+            }
+        }
+        let pending = self.flush(now) || !self.hungry.is_empty();
+        self.counters.turns.add(1);
+        if frames > 0 || pending {
+            self.counters.busy_turns.add(u64::from(frames > 0));
+            self.counters
+                .free_chunks
+                .set(self.pool.free_chunks() as u64);
+        }
+        Turn { frames, pending }
+    }
+
+    /// Takes back what was sent, wherever it is, and fills the rings that the
+    /// pool could not fill before. Rare: the pool has a reserve for bursts.
+    fn feed(&mut self) {
+        for port in self.ports.iter_mut().flatten() {
+            port.xsk.reap(&mut self.pool);
+        }
+        for slot in std::mem::take(&mut self.hungry) {
+            if let Some(port) = self.ports[usize::from(slot)].as_deref_mut() {
+                port.hungry = false;
+                refill(port, &mut self.pool, &mut self.hungry);
+            }
+        }
+    }
+
+    /// Lists the ports whose bell has rung.
+    #[inline]
+    fn hear_doorbell(&mut self) {
+        for i in 0..self.listed.len() {
+            let rung = self.doorbell.words()[i].load(Ordering::Relaxed);
+            let mut new = rung & !self.listed[i];
+            while new != 0 {
+                let bit = new.trailing_zeros();
+                new &= new - 1;
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    reason = "there are at most 2^16 slots"
+                )]
+                self.activate((i * 64) as u16 + bit as u16);
+            }
+        }
+    }
+
+    /// Stops looking at a port that has been silent, unless a frame came in
+    /// between.
+    fn retire(&mut self, slot: u16, now: Nanos) -> bool {
+        let Some(port) = self.ports[usize::from(slot)].as_deref() else {
+            return true;
+        };
+        if now - port.last_frame < SILENCE {
+            return false;
+        }
+        // The bell rings before the frame is in the ring. Cleared first and
+        // looked at last, a frame that is there is seen; one that is not yet
+        // there wakes epoll.
+        self.doorbell.clear(slot);
+        if self.serve(slot, now) > 0 {
+            return false;
+        }
+        self.listed[usize::from(slot / 64)] &= !(1 << (slot % 64));
+        true
+    }
+
+    /// Takes one batch from a port through the pipeline.
+    fn serve(&mut self, slot: u16, now: Nanos) -> usize {
+        let Some(port) = self.ports[usize::from(slot)].as_deref_mut() else {
+            return 0;
+        };
+        let mut batch = std::mem::take(&mut self.batch);
+        port.xsk.receive(&mut batch);
+        let got = batch.len();
+        if got > 0 {
+            port.last_frame = now;
+            // Before anything else: an empty FILL ring loses frames.
+            refill(port, &mut self.pool, &mut self.hungry);
+            port.counters.rx_frames.add(got as u64);
+            let bytes: u64 = batch.iter().map(|frame| u64::from(frame.len())).sum();
+            port.counters.rx_bytes.add(bytes);
+            port.publish_gauges();
+            self.forward(slot, &mut batch, now);
+        }
+        self.batch = batch;
+        got
+    }
+
+    #[inline]
+    fn forward(&mut self, slot: u16, batch: &mut Batch, now: Nanos) {
+        let umem = self.pool.umem();
+        for frame in batch.iter().take(PREFETCH) {
+            umem.prefetch(frame);
+        }
+        // The batch is taken from its end, so turn it round to keep the order.
+        batch.reverse();
+        while let Some(frame) = batch.pop() {
+            if let Some(ahead) = batch.len().checked_sub(PREFETCH) {
+                umem.prefetch(&batch[ahead]);
+            }
+            let Some(source) = self.ports[usize::from(slot)].as_deref() else {
+                self.pool.free(frame);
+                continue;
+            };
+            match self.pipeline.depart(frame, &source.endpoint) {
+                Destination::Port(to, handoff) => self.deliver(to, handoff, now),
+                Destination::Source(answer) => {
+                    source.counters.answered.add(1);
+                    self.queue(slot, answer, None, now);
+                }
+                Destination::Dropped(frame, rejection) => {
+                    source.counters.drops.count(rejection.reason);
+                    self.reject(slot, frame, &rejection, now);
+                }
+            }
+        }
+    }
+
+    /// Hands a frame to its destination port.
+    #[inline]
+    fn deliver(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
+        let Some(target) = self.port(to) else {
+            // The tables name no port that does not exist.
+            debug_assert!(false, "{to:?} is in a table but not there");
+            self.pool.free(handoff.frame);
+            return;
+        };
+        match self.pipeline.arrive(&mut handoff, &target.endpoint) {
+            Ok(partial) => self.queue(to.slot, handoff.frame, partial, now),
+            Err(rejection) => {
+                target.counters.drops.count(rejection.reason);
+                self.reject(handoff.meta.from.slot, handoff.frame, &rejection, now);
+            }
+        }
+    }
+
+    /// Queues a frame to a port; a full ring drops, it never waits.
+    #[inline]
+    fn queue(&mut self, slot: u16, frame: Frame, partial: Option<Partial>, now: Nanos) {
+        let Some(port) = self.ports[usize::from(slot)].as_deref_mut() else {
+            self.pool.free(frame);
+            return;
+        };
+        let len = frame.len();
+        let queued = if now < port.down_until {
+            Err((frame, DropReason::PortDown))
+        } else {
+            port.xsk
+                .send(frame, partial)
+                .map_err(|frame| (frame, DropReason::TxRingFull))
+        };
+        match queued {
+            Ok(()) => {
+                port.counters.tx_frames.add(1);
+                port.counters.tx_bytes.add(len.into());
+                if !port.dirty {
+                    port.dirty = true;
+                    self.dirty.push(slot);
+                }
+            }
+            Err((frame, reason)) => {
+                port.counters.drops.count(reason);
+                self.pool.free(frame);
+            }
+        }
+    }
+
+    /// Drops a frame; where ICMP says so and the limit allows, its chunk
+    /// carries the error back to its sender.
+    fn reject(&mut self, source: u16, mut frame: Frame, rejection: &Rejection, now: Nanos) {
+        if self.explain(source, &mut frame, rejection, now) {
+            self.queue(source, frame, None, now);
+        } else {
+            self.pool.free(frame);
+        }
+    }
+
+    fn explain(
+        &mut self,
+        source: u16,
+        frame: &mut Frame,
+        rejection: &Rejection,
+        now: Nanos,
+    ) -> bool {
+        let umem = self.pool.umem();
+        let Some((error, ip)) = rejection.error else {
+            return false;
+        };
+        let Some(port) = self.ports[usize::from(source)].as_deref_mut() else {
+            return false;
+        };
+        if !icmp::may_answer(umem.head(frame), &ip) {
+            return false;
+        }
+        let Some(gateway) = port.endpoint.gateway(ip.src) else {
+            return false;
+        };
+        if !port.icmp_limit.take(now) {
+            port.counters.icmp_suppressed.add(1);
+            return false;
+        }
+        let reply = icmp::Reply {
+            error,
+            src: gateway,
+            src_mac: self.pipeline.gateway_mac(),
+            dst_mac: port.endpoint.mac,
+        };
+        let mut message = [0; icmp::MAX_FRAME_LEN];
+        let Some(len) = icmp::build(&mut message, umem.head(frame), &ip, &reply) else {
+            return false;
+        };
+        port.counters.icmp_errors.add(1);
+        self.pool.shorten(frame);
+        umem.set_content(frame, message.get(..len).unwrap_or_default());
+        true
+    }
+
+    /// Sends what is queued, one port after the other, and says whether
+    /// something is left.
+    fn flush(&mut self, now: Nanos) -> bool {
+        let mut left = 0;
+        for i in 0..self.dirty.len() {
+            let slot = self.dirty[i];
+            let Some(port) = self.ports[usize::from(slot)].as_deref_mut() else {
+                continue;
+            };
+            port.dirty = port.flush(&mut self.pool, now);
+            port.publish_gauges();
+            if port.dirty {
+                self.dirty[left] = slot;
+                left += 1;
+            }
+        }
+        self.dirty.truncate(left);
+        left > 0
+    }
+}
+
+/// Fills a port's FILL ring, or notes that the pool did not reach.
+#[inline]
+fn refill(port: &mut Port, pool: &mut FramePool, hungry: &mut Vec<u16>) {
+    if !port.xsk.refill(pool) && !port.hungry {
+        port.hungry = true;
+        hungry.push(port.endpoint.id.slot);
+    }
+}
+
+const _: () = assert!(BATCH_SIZE > PREFETCH, "headers are fetched ahead");

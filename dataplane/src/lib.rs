@@ -1,0 +1,38 @@
+//! The Sluice dataplane: pods' frames, forwarded in userspace.
+//!
+//! Words and data flow are in this folder's README. The modules, in reading
+//! order. Those of the feature `daemon` deal with the node's kernel; fuzzing
+//! and benches do without them and what they depend on.
+
+#![deny(unsafe_code)]
+
+pub mod packet;
+pub mod xsk;
+
+pub mod counters;
+pub mod time;
+pub mod verdict;
+
+pub mod pods;
+pub mod port;
+mod rate_limit;
+
+pub mod engine;
+pub mod lab;
+pub mod pipeline;
+pub mod worker;
+
+#[cfg(feature = "daemon")]
+pub mod forwarding;
+#[cfg(feature = "daemon")]
+pub mod host_port;
+#[cfg(feature = "daemon")]
+pub mod masquerade;
+#[cfg(feature = "daemon")]
+pub mod node;
+#[cfg(feature = "daemon")]
+pub mod probe;
+#[cfg(feature = "daemon")]
+pub mod program;
+#[cfg(feature = "daemon")]
+pub mod server;

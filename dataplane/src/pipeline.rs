@@ -1,0 +1,329 @@
+//! What becomes of a frame: `depart` on its source port's worker, then
+//! `arrive` on its destination's, with a [`Handoff`] between them.
+//!
+//! Both only decide and rewrite. Rings, counters and answers are the engine's.
+
+use std::net::IpAddr;
+
+use crate::packet::ndisc::Ndisc;
+use crate::packet::offload::{self, Partial};
+use crate::packet::{self, Arp, Ip, Packet, Parsed, arp, icmp, ndisc, rewrite};
+use crate::pods::PodTable;
+use crate::port::{Endpoint, PortId, PortKind};
+use crate::verdict::DropReason;
+use crate::xsk::{Frame, Umem};
+
+/// A frame on its way from its source's worker to its destination's, with the
+/// headers that were parsed on departure.
+#[derive(Debug)]
+pub struct Handoff {
+    /// The frame.
+    pub frame: Frame,
+    /// What the destination must know of it.
+    pub meta: Meta,
+}
+
+/// What the destination must know of a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Meta {
+    /// Where it came from, and where an ICMP error goes.
+    pub from: PortId,
+    /// Its headers.
+    pub ip: Ip,
+}
+
+/// Where a frame goes from its source port.
+#[derive(Debug)]
+pub enum Destination {
+    /// To another port.
+    Port(PortId, Handoff),
+    /// Back to its source: it holds the answer to its own question now.
+    Source(Frame),
+    /// Nowhere.
+    Dropped(Frame, Rejection),
+}
+
+/// Why a frame goes nowhere, and what its sender is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Rejection {
+    /// The counted reason.
+    pub reason: DropReason,
+    /// The ICMP error that its sender should get, and the headers it quotes.
+    pub error: Option<(icmp::Error, Ip)>,
+}
+
+impl Rejection {
+    fn with(reason: DropReason, error: icmp::Error, ip: Ip) -> Self {
+        Self {
+            reason,
+            error: Some((error, ip)),
+        }
+    }
+}
+
+impl<R: Into<DropReason>> From<R> for Rejection {
+    fn from(reason: R) -> Self {
+        Self {
+            reason: reason.into(),
+            error: None,
+        }
+    }
+}
+
+/// The tables that decide where a frame goes.
+#[derive(Debug)]
+pub struct Pipeline {
+    umem: &'static Umem,
+    /// The MAC address of every port's near end.
+    gateway_mac: [u8; 6],
+    /// Whether checksums may leave partial, with a request to complete them.
+    tx_metadata: bool,
+    /// Which port has which pod address.
+    pub pods: PodTable,
+    /// Where everything goes that is for no pod.
+    pub host: Option<PortId>,
+}
+
+/// What a frame comes to on departure, before it is moved.
+enum Step {
+    Forward(PortId, Ip),
+    Answer,
+}
+
+impl Pipeline {
+    /// A pipeline without ports.
+    #[must_use]
+    pub fn new(umem: &'static Umem, gateway_mac: [u8; 6], tx_metadata: bool) -> Self {
+        Self {
+            umem,
+            gateway_mac,
+            tx_metadata,
+            pods: PodTable::default(),
+            host: None,
+        }
+    }
+
+    /// The MAC address of every port's near end.
+    #[must_use]
+    pub fn gateway_mac(&self) -> [u8; 6] {
+        self.gateway_mac
+    }
+
+    /// Decides where a frame from `source` goes; questions to the gateway are
+    /// answered in place.
+    #[inline]
+    pub fn depart(&self, mut frame: Frame, source: &Endpoint) -> Destination {
+        match self.step(&mut frame, source) {
+            Ok(Step::Forward(to, ip)) => {
+                let meta = Meta {
+                    from: source.id,
+                    ip,
+                };
+                Destination::Port(to, Handoff { frame, meta })
+            }
+            Ok(Step::Answer) => Destination::Source(frame),
+            Err(rejection) => Destination::Dropped(frame, rejection),
+        }
+    }
+
+    #[inline]
+    fn step(&self, frame: &mut Frame, source: &Endpoint) -> Result<Step, Rejection> {
+        let parsed = packet::parse(self.umem.head(frame), frame.len() as usize)?;
+        if parsed.ethernet.src != source.mac {
+            return Err(DropReason::SpoofedMac.into());
+        }
+        match parsed.packet {
+            Packet::Ip(ip) => self.step_ip(frame, source, &parsed, ip),
+            Packet::Arp(arp) => self.answer_arp(frame, source, &arp),
+            Packet::Other { .. } => Err(DropReason::UnknownEthertype.into()),
+        }
+    }
+
+    #[inline]
+    fn step_ip(
+        &self,
+        frame: &mut Frame,
+        source: &Endpoint,
+        parsed: &Parsed,
+        ip: Ip,
+    ) -> Result<Step, Rejection> {
+        if let Some(question) = ndisc::parse(self.umem.head(frame), &ip)? {
+            return self.answer_ndisc(frame, source, parsed, &ip, question);
+        }
+        check_destination(parsed, ip.dst)?;
+        if parsed.ethernet.dst != self.gateway_mac {
+            return Err(DropReason::WrongMac.into());
+        }
+        if source.kind == PortKind::Host {
+            // The host's stack has routed it and may send for others. What no
+            // pod has does not go back: that would be a loop.
+            let to = self.pods.get(ip.dst).ok_or_else(|| {
+                Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, ip)
+            })?;
+            return Ok(Step::Forward(to, ip));
+        }
+        if !source.addresses.contains(&ip.src) {
+            return Err(if ip.src == IpAddr::V6(source.link_local) {
+                DropReason::LinkLocal.into()
+            } else {
+                DropReason::SpoofedAddress.into()
+            });
+        }
+        match self.pods.get(ip.dst) {
+            Some(to) => {
+                // Between pods this is the only router. Past the host port
+                // the host's stack is, and counts the hop itself.
+                if ip.ttl <= 1 {
+                    return Err(Rejection::with(
+                        DropReason::TtlExceeded,
+                        icmp::Error::TimeExceeded,
+                        ip,
+                    ));
+                }
+                rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
+                Ok(Step::Forward(to, ip))
+            }
+            None => match self.host {
+                Some(host) => Ok(Step::Forward(host, ip)),
+                None => Err(DropReason::PortDown.into()),
+            },
+        }
+    }
+
+    /// Answers for the gateway (RFC 826); a pod may ask in its own name only.
+    fn answer_arp(
+        &self,
+        frame: &mut Frame,
+        source: &Endpoint,
+        request: &Arp,
+    ) -> Result<Step, Rejection> {
+        let sender = IpAddr::V4(request.sender_ip);
+        // A probe asks in nobody's name (RFC 5227 section 1.1).
+        let is_own = source.kind == PortKind::Host
+            || request.sender_ip.is_unspecified()
+            || source.addresses.contains(&sender);
+        if request.sender_mac != source.mac || !is_own {
+            return Err(DropReason::SpoofedArp.into());
+        }
+        if request.operation != arp::Operation::Request
+            || !source.gateways.contains(&request.target_ip.into())
+        {
+            return Err(DropReason::ArpUnanswered.into());
+        }
+        arp::reply_in_place(self.umem.head_mut(frame), request, self.gateway_mac)
+            .map(|_| Step::Answer)
+            .ok_or(DropReason::ArpUnanswered.into())
+    }
+
+    /// Answers for the gateway (RFC 4861 section 7.2.4), and lets no pod speak
+    /// as a router or for another.
+    fn answer_ndisc(
+        &self,
+        frame: &mut Frame,
+        source: &Endpoint,
+        parsed: &Parsed,
+        ip: &Ip,
+        message: Ndisc,
+    ) -> Result<Step, Rejection> {
+        let is_own = |address: IpAddr| {
+            source.kind == PortKind::Host || address.is_unspecified() || source.has(address)
+        };
+        let is_own_mac = |mac: Option<[u8; 6]>| mac.is_none_or(|mac| mac == source.mac);
+        match message {
+            Ndisc::RouterAdvertisement => Err(DropReason::RouterAdvertisement.into()),
+            Ndisc::Redirect => Err(DropReason::Redirect.into()),
+            // Sent to all routers; addresses and routes come by CNI instead.
+            Ndisc::RouterSolicitation => Err(DropReason::Multicast.into()),
+            Ndisc::NeighbourAdvertisement {
+                target,
+                target_link_address,
+            } => {
+                if is_own(ip.src) && is_own(target.into()) && is_own_mac(target_link_address) {
+                    Err(DropReason::NeighbourUnanswered.into())
+                } else {
+                    Err(DropReason::SpoofedNeighbour.into())
+                }
+            }
+            Ndisc::NeighbourSolicitation {
+                target,
+                source_link_address,
+            } => {
+                let IpAddr::V6(solicitor) = ip.src else {
+                    return Err(DropReason::SpoofedNeighbour.into());
+                };
+                if !is_own(ip.src) || !is_own_mac(source_link_address) {
+                    return Err(DropReason::SpoofedNeighbour.into());
+                }
+                if !source.gateways.contains(&target.into()) {
+                    return Err(DropReason::NeighbourUnanswered.into());
+                }
+                let advertisement = ndisc::Advertisement {
+                    target,
+                    mac: self.gateway_mac,
+                    solicitor,
+                    solicitor_mac: parsed.ethernet.src,
+                };
+                let mut answer = [0; 128];
+                let len = ndisc::advertisement(&mut answer, &advertisement)
+                    .ok_or(DropReason::NeighbourUnanswered)?;
+                self.umem.set_content(frame, &answer[..len]);
+                Ok(Step::Answer)
+            }
+        }
+    }
+
+    /// Makes a frame ready for `target`: its MTU, the MAC addresses, the
+    /// checksum. Gives the checksum that the kernel must complete, if any.
+    ///
+    /// # Errors
+    /// Why the frame cannot go there; it is still in the handoff.
+    #[inline]
+    pub fn arrive(
+        &self,
+        handoff: &mut Handoff,
+        target: &Endpoint,
+    ) -> Result<Option<Partial>, Rejection> {
+        let Handoff { frame, meta } = handoff;
+        if meta.ip.packet_len > target.mtu {
+            let error = icmp::Error::TooBig { mtu: target.mtu };
+            return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
+        }
+        let head = self.umem.head_mut(frame);
+        rewrite::macs(head, target.mac, self.gateway_mac);
+        let partial = offload::partial(head, &meta.ip);
+        match partial {
+            Some(partial) if !self.tx_metadata => {
+                let checksum = offload::complete(self.umem.slices(frame), partial, meta.ip.end());
+                offload::store(self.umem.head_mut(frame), partial, checksum);
+                Ok(None)
+            }
+            partial => Ok(partial),
+        }
+    }
+}
+
+/// Destinations that a router does not forward to (RFC 1812 section 5.3.7,
+/// RFC 4291 sections 2.5.3, 2.5.6 and 2.7).
+#[inline]
+fn check_destination(parsed: &Parsed, dst: IpAddr) -> Result<(), DropReason> {
+    if parsed.ethernet.dst == packet::ethernet::BROADCAST {
+        return Err(DropReason::Broadcast);
+    }
+    if parsed.ethernet.is_multicast() || dst.is_multicast() {
+        return Err(DropReason::Multicast);
+    }
+    match dst {
+        IpAddr::V4(dst) if dst.is_broadcast() => Err(DropReason::Broadcast),
+        IpAddr::V4(dst) => {
+            let [first, ..] = dst.octets();
+            match first {
+                0 | 127 | 240.. => Err(DropReason::Martian),
+                _ => Ok(()),
+            }
+        }
+        IpAddr::V6(dst) if dst.is_loopback() || dst.is_unspecified() => Err(DropReason::Martian),
+        IpAddr::V6(dst) if dst.to_ipv4_mapped().is_some() => Err(DropReason::Martian),
+        IpAddr::V6(dst) if dst.is_unicast_link_local() => Err(DropReason::LinkLocal),
+        IpAddr::V6(_) => Ok(()),
+    }
+}

@@ -1,0 +1,172 @@
+//! A port: a pod's veth or the host port, with its socket and counters.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::counters::PortCounters;
+use crate::rate_limit::IcmpLimit;
+use crate::time::Nanos;
+use crate::xsk::{Flush, FramePool, Xsk};
+
+/// How long a port whose device is down gets nothing, before it is tried
+/// again: chunks that wait for it are lost to others.
+const DOWN_PAUSE: Nanos = Nanos::from_millis(10);
+
+/// Names a port for as long as it exists. Slots are reused: what still holds
+/// the name of a former port misses instead of hitting the slot's next owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortId {
+    /// Index into tables, XSKMAP and doorbell.
+    pub slot: u16,
+    /// Counts the slot's owners.
+    pub generation: u16,
+}
+
+/// What is at a port's far end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortKind {
+    /// The host's stack, behind `sluice0`.
+    Host,
+    /// A pod.
+    Pod,
+}
+
+/// What a new port is made of.
+#[derive(Debug)]
+pub struct PortSpec {
+    /// Its name.
+    pub id: PortId,
+    /// What is at its far end.
+    pub kind: PortKind,
+    /// Its socket, bound.
+    pub xsk: Xsk,
+    /// The MAC address at the far end.
+    pub mac: [u8; 6],
+    /// The far end's MTU, bytes of IP packet.
+    pub mtu: u32,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The far end's next hops, which ARP and neighbour discovery ask for;
+    /// ICMP errors come from the first of the right family.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// Who is at a port's far end: what the pipeline asks of a port.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The port's name.
+    pub id: PortId,
+    /// What it is.
+    pub kind: PortKind,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its MTU, bytes of IP packet.
+    pub mtu: u32,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its next hops.
+    pub gateways: Vec<IpAddr>,
+    /// Its IPv6 link-local address, by the MAC address (RFC 4291 appendix A);
+    /// the plugin has the pod's kernel make it that way.
+    pub link_local: Ipv6Addr,
+}
+
+impl Endpoint {
+    /// Whether `address` is one of its own, the link-local one included.
+    #[inline]
+    #[must_use]
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || address == IpAddr::V6(self.link_local)
+    }
+
+    /// The gateway that speaks to this far end in `family_of`'s family.
+    #[must_use]
+    pub fn gateway(&self, family_of: IpAddr) -> Option<IpAddr> {
+        self.gateways
+            .iter()
+            .copied()
+            .find(|gateway| gateway.is_ipv4() == family_of.is_ipv4())
+    }
+}
+
+/// The link-local address that a kernel derives from a MAC address (modified
+/// EUI-64, RFC 4291 appendix A).
+#[must_use]
+pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let id = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(id))
+}
+
+/// A port as its worker has it.
+#[derive(Debug)]
+pub struct Port {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) xsk: Xsk,
+    pub(crate) counters: Arc<PortCounters>,
+    pub(crate) icmp_limit: IcmpLimit,
+    /// When it last gave a frame.
+    pub(crate) last_frame: Nanos,
+    /// Its device was down: nothing is queued before this time.
+    pub(crate) down_until: Nanos,
+    /// Is in the engine's list of ports to flush.
+    pub(crate) dirty: bool,
+    /// Is in the engine's list of ports that the pool could not fill.
+    pub(crate) hungry: bool,
+}
+
+impl Port {
+    /// A port of `spec`, without a frame so far.
+    #[must_use]
+    pub fn new(spec: PortSpec, now: Nanos) -> Self {
+        Self {
+            endpoint: Endpoint {
+                id: spec.id,
+                kind: spec.kind,
+                mac: spec.mac,
+                mtu: spec.mtu,
+                addresses: spec.addresses,
+                gateways: spec.gateways,
+                link_local: link_local(spec.mac),
+            },
+            xsk: spec.xsk,
+            counters: Arc::default(),
+            icmp_limit: IcmpLimit::new(now),
+            last_frame: now,
+            down_until: Nanos(0),
+            dirty: false,
+            hungry: false,
+        }
+    }
+
+    /// Sends what is queued, and frees what was sent. Returns whether
+    /// something is left that can go at once. What is left for a device that
+    /// is down stays in the TX ring and goes with what is queued later.
+    pub(crate) fn flush(&mut self, pool: &mut FramePool, now: Nanos) -> bool {
+        let flushed = self.xsk.flush();
+        if matches!(flushed, Flush::Down | Flush::Gone) {
+            self.down_until = now + DOWN_PAUSE;
+        }
+        self.xsk.reap(pool);
+        flushed == Flush::Pending
+    }
+
+    /// Shows how many chunks the rings hold.
+    pub(crate) fn publish_gauges(&self) {
+        self.counters.filled_chunks.set(self.xsk.filled().into());
+        self.counters.sent_chunks.set(self.xsk.sent().into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_local_address_is_the_one_of_rfc_4291() {
+        assert_eq!(
+            link_local([0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]),
+            "fe80::3656:78ff:fe9a:bcde".parse::<Ipv6Addr>().unwrap()
+        );
+    }
+}

@@ -1,0 +1,402 @@
+//! The worker: one thread that owns an [`Engine`], spins while there is
+//! traffic and for a short time after, then sleeps in epoll.
+//!
+//! The loop is the one that was measured to be fastest. What decides: no
+//! blocking within 50 us of the last frame (blocking costs 3 us a round trip),
+//! the CPU given away after a bulk of frames (the receiver runs on it), a short
+//! wait when batches are tiny and the rate is high (a wakeup for one frame
+//! costs as much as for several).
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{self, Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use sluice_control::BusyPoll;
+
+use crate::counters::{NodeCounters, PortCounters};
+use crate::engine::Engine;
+use crate::pipeline::Pipeline;
+use crate::port::{Port, PortId, PortSpec};
+use crate::time::{Clock, Nanos};
+use crate::xsk::{Closed, Doorbell, FramePool, XskError};
+
+/// Spinning after the last frame. 20 us is enough for back-to-back traffic,
+/// 500 us brings nothing more (measured).
+const SPIN: Nanos = Nanos::from_micros(50);
+
+/// A busy worker asks epoll at least this often: for frames whose bell rang
+/// before its bit was taken back.
+const ASK_EPOLL: Nanos = Nanos::from_micros(50);
+
+/// The nap while the kernel has not taken everything.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// A turn of so many frames is bulk: the CPU is given away after it.
+const BULK: usize = 8;
+
+/// Giving the CPU away for longer than this starves the worker: a neighbour
+/// spins too, and the kernel lets it.
+const YIELD_AT_MOST: Nanos = Nanos::from_micros(200);
+
+/// How long the worker then keeps the CPU before it tries again.
+const KEEP_CPU: Nanos = Nanos::from_millis(10);
+
+/// The window over which the rate is judged, and the frames in it that are
+/// "high": half a million a second.
+const RATE_WINDOW: Nanos = Nanos::from_micros(64);
+const HIGH_RATE: usize = 32;
+
+/// At a high rate, turns of less than bulk are followed by so long a wait.
+const WAIT: Nanos = Nanos::from_micros(2);
+
+/// Commands waiting for the worker; each sender waits for its answer, so more
+/// than a few are never there.
+const COMMANDS: usize = 64;
+
+const WAKER: Token = Token(usize::MAX);
+
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct WorkerOptions {
+    /// All the UMEM's chunks.
+    pub pool: FramePool,
+    /// The doorbell that the XDP program rings.
+    pub doorbell: Doorbell,
+    /// How to wait.
+    pub busy_poll: BusyPoll,
+    /// CPUs to run on; empty means any.
+    pub cpus: Vec<u16>,
+    /// Slots: the largest number of pod ports, and one for the host port.
+    pub slots: u16,
+    /// The MAC address of every port's near end.
+    pub gateway_mac: [u8; 6],
+    /// Whether checksums may leave partial, with a request to complete them.
+    pub tx_metadata: bool,
+}
+
+/// Why the worker did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// It could not be started.
+    #[error("start the worker thread: {operation}: {cause}")]
+    Start {
+        /// What failed.
+        operation: &'static str,
+        /// Why.
+        cause: io::Error,
+    },
+    /// Its thread has ended.
+    #[error("the worker thread has ended; restart sluiced")]
+    Gone,
+    /// The slot is taken, or beyond the last.
+    #[error("slot {0} of the worker is not free")]
+    Slot(u16),
+    /// epoll refused the socket.
+    #[error("watch the socket of slot {slot} (epoll): {cause}")]
+    Watch {
+        /// The port's slot.
+        slot: u16,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// A socket could not be opened.
+    #[error(transparent)]
+    Xsk(#[from] XskError),
+}
+
+/// A port's counters; or why it was not added, with what it was to be made of:
+/// its socket closes with the one who asked, not on the worker.
+type Added = Result<Arc<PortCounters>, (WorkerError, Box<PortSpec>)>;
+
+/// What the control thread asks of the worker; applied between turns.
+enum Command {
+    Add(Box<PortSpec>, Sender<Added>),
+    Remove(PortId, Sender<Option<Box<Port>>>),
+    Reclaim(Closed, Sender<u32>),
+    Stop,
+}
+
+/// The control thread's handle of the worker. Each call waits until the worker
+/// has done what was asked.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    commands: Sender<Command>,
+    waker: Waker,
+    counters: Arc<NodeCounters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the worker's thread.
+///
+/// # Errors
+/// The thread, its epoll instance or its CPU affinity could not be set up.
+pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
+    let failed = |operation| move |cause| WorkerError::Start { operation, cause };
+    let cpus = cpu_set(&options.cpus).map_err(failed("dataplane.cpus"))?;
+    let poll = Poll::new().map_err(failed("epoll"))?;
+    let waker = Waker::new(poll.registry(), WAKER).map_err(failed("eventfd"))?;
+    let (commands, receiver) = channel::bounded(COMMANDS);
+    let umem = options.pool.umem();
+    let pipeline = Pipeline::new(umem, options.gateway_mac, options.tx_metadata);
+    let engine = Engine::new(pipeline, options.pool, options.doorbell, options.slots);
+    let counters = engine.counters().clone();
+    let (ready, started) = channel::bounded(1);
+    let worker = Worker {
+        engine,
+        clock: Clock::start(),
+        commands: receiver,
+        poll,
+        events: Events::with_capacity(usize::from(options.slots) + 1),
+        always: options.busy_poll == BusyPoll::Always,
+        pace: Pace::default(),
+        stopped: false,
+    };
+    let thread = thread::Builder::new()
+        .name("worker".to_owned())
+        .spawn(move || {
+            let pinned = match cpus {
+                Some(cpus) => sched_setaffinity(Pid::from_raw(0), &cpus).map_err(io::Error::from),
+                None => Ok(()),
+            };
+            let is_pinned = pinned.is_ok();
+            // Nobody waits any more: then there is nobody to work for.
+            if ready.send(pinned).is_ok() && is_pinned {
+                worker.run();
+            }
+        })
+        .map_err(failed("spawn"))?;
+    started
+        .recv()
+        .map_err(|_| WorkerError::Gone)?
+        .map_err(failed("pin to dataplane.cpus"))?;
+    Ok(WorkerHandle {
+        commands,
+        waker,
+        counters,
+        thread: Some(thread),
+    })
+}
+
+fn cpu_set(cpus: &[u16]) -> io::Result<Option<CpuSet>> {
+    if cpus.is_empty() {
+        return Ok(None);
+    }
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(usize::from(*cpu))?;
+    }
+    Ok(Some(set))
+}
+
+impl WorkerHandle {
+    /// Adds a port and fills its FILL ring: to be called before the socket
+    /// goes into the XSKMAP.
+    ///
+    /// # Errors
+    /// The slot is not free, or the worker is gone.
+    pub fn add(&self, port: PortSpec) -> Result<Arc<PortCounters>, WorkerError> {
+        let (answer, answered) = channel::bounded(1);
+        self.send(Command::Add(Box::new(port), answer))?;
+        answered
+            .recv()
+            .map_err(|_| WorkerError::Gone)?
+            .map_err(|(error, _spec)| error)
+    }
+
+    /// Takes a port out of the tables, closes its socket, and has its chunks
+    /// taken back. A success also if there is no such port.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn remove(&self, id: PortId) -> Result<(), WorkerError> {
+        let (answer, answered) = channel::bounded(1);
+        self.send(Command::Remove(id, answer))?;
+        let Some(port) = answered.recv().map_err(|_| WorkerError::Gone)? else {
+            return Ok(());
+        };
+        // Here and not on the worker: closing waits for an RCU grace period.
+        let closed = port.xsk.close();
+        let (answer, answered) = channel::bounded(1);
+        self.send(Command::Reclaim(closed, answer))?;
+        answered.recv().map_err(|_| WorkerError::Gone)?;
+        Ok(())
+    }
+
+    /// The node-wide counters.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<NodeCounters> {
+        &self.counters
+    }
+
+    /// Whether the thread still runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn send(&self, command: Command) -> Result<(), WorkerError> {
+        self.commands.send(command).map_err(|_| WorkerError::Gone)?;
+        self.waker.wake().map_err(|_| WorkerError::Gone)
+    }
+}
+
+/// Stops the thread and waits for its end; its sockets close with it.
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        // A thread that is gone needs no stopping.
+        let _ = self.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    engine: Engine,
+    clock: Clock,
+    commands: Receiver<Command>,
+    poll: Poll,
+    events: Events,
+    always: bool,
+    pace: Pace,
+    stopped: bool,
+}
+
+/// What the loop remembers to decide how to wait.
+#[derive(Debug, Default)]
+struct Pace {
+    last_frame: Nanos,
+    asked_epoll: Nanos,
+    /// No yielding before this time.
+    keep_cpu_until: Nanos,
+    window_start: Nanos,
+    window_frames: usize,
+    is_rate_high: bool,
+}
+
+impl Pace {
+    fn count(&mut self, frames: usize, now: Nanos) {
+        self.window_frames += frames;
+        if now - self.window_start >= RATE_WINDOW {
+            self.is_rate_high = self.window_frames >= HIGH_RATE;
+            self.window_start = now;
+            self.window_frames = 0;
+        }
+    }
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let now = self.clock.now();
+            self.apply_commands(now);
+            if self.stopped {
+                return;
+            }
+            let turn = self.engine.turn(now);
+            self.pace.count(turn.frames, now);
+            if turn.frames > 0 {
+                self.pace.last_frame = now;
+                self.make_way(turn.frames, now);
+                if now - self.pace.asked_epoll >= ASK_EPOLL {
+                    self.ask_epoll(Some(Duration::ZERO), now);
+                }
+            } else if self.always || now - self.pace.last_frame < SPIN {
+                if now - self.pace.asked_epoll >= ASK_EPOLL {
+                    self.ask_epoll(Some(Duration::ZERO), now);
+                }
+                std::hint::spin_loop();
+            } else {
+                self.engine.counters().sleeps.add(1);
+                self.ask_epoll(turn.pending.then_some(RETRY), now);
+            }
+        }
+    }
+
+    /// After a turn with frames: after bulk the receiver needs this CPU; at a
+    /// high rate in small turns, a few more frames are about to come.
+    fn make_way(&mut self, frames: usize, now: Nanos) {
+        if frames >= BULK {
+            if now < self.pace.keep_cpu_until {
+                return;
+            }
+            let before = self.clock.now();
+            thread::yield_now();
+            let after = self.clock.now();
+            if after - before > YIELD_AT_MOST {
+                self.pace.keep_cpu_until = after + KEEP_CPU;
+            }
+        } else if self.pace.is_rate_high {
+            let start = self.clock.now();
+            while self.clock.now() - start < WAIT {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Asks which sockets have something, and waits for it if `timeout` says
+    /// so (`None`: for as long as it takes).
+    fn ask_epoll(&mut self, timeout: Option<Duration>, now: Nanos) {
+        self.pace.asked_epoll = now;
+        // An interrupted wait is a short one.
+        let _ = self.poll.poll(&mut self.events, timeout);
+        for event in &self.events {
+            if let Ok(slot) = u16::try_from(event.token().0) {
+                self.engine.activate(slot);
+            }
+        }
+    }
+
+    fn apply_commands(&mut self, now: Nanos) {
+        while let Ok(command) = self.commands.try_recv() {
+            // Those who asked wait for the answer; if they are gone, so be it.
+            match command {
+                Command::Add(spec, answer) => {
+                    let _ = answer.send(self.add(spec, now));
+                }
+                Command::Remove(id, answer) => {
+                    let port = self.engine.remove(id);
+                    if let Some(fd) = port.as_ref().and_then(|port| port.xsk.fd()) {
+                        // Closing takes it out of epoll as well.
+                        let _ = self
+                            .poll
+                            .registry()
+                            .deregister(&mut SourceFd(&fd.as_raw_fd()));
+                    }
+                    let _ = answer.send(port);
+                }
+                Command::Reclaim(closed, answer) => {
+                    let _ = answer.send(self.engine.reclaim(&closed));
+                }
+                Command::Stop => self.stopped = true,
+            }
+        }
+    }
+
+    fn add(&mut self, spec: Box<PortSpec>, now: Nanos) -> Added {
+        let slot = spec.id.slot;
+        if let Some(fd) = spec.xsk.fd() {
+            let watched = self.poll.registry().register(
+                &mut SourceFd(&fd.as_raw_fd()),
+                Token(slot.into()),
+                Interest::READABLE,
+            );
+            if let Err(cause) = watched {
+                return Err((WorkerError::Watch { slot, cause }, spec));
+            }
+        }
+        match self.engine.add(*spec, now) {
+            Ok(port) => Ok(port.counters.clone()),
+            Err(spec) => Err((WorkerError::Slot(slot), spec)),
+        }
+    }
+}
