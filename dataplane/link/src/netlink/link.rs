@@ -118,6 +118,18 @@ impl Netlink {
         })
     }
 
+    /// Takes a link down: no frame passes any more.
+    ///
+    /// # Errors
+    /// There is no such link (ENODEV), or no privilege.
+    pub fn set_down(&self, index: u32) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(index).down().build();
+        let request = self.handle.link().set(message).execute();
+        self.ask(request, "take down", || {
+            format!("the link with index {index}")
+        })
+    }
+
     /// Deletes a link by its name; with it goes a veth's peer. `false` if
     /// there was none.
     ///

@@ -1,0 +1,269 @@
+//! `sluiced check-config`: will this node work, and if not, what to do.
+
+mod netfilter;
+
+use std::fmt;
+use std::fs;
+use std::process::{Command, ExitCode};
+
+use nix::unistd::Uid;
+use serde_json::Value;
+use sluice_control::{Client, ClientError, DataplaneSettings, Request};
+use sluice_dataplane::forwarding::has_ipv6;
+use sluice_dataplane::host_port::{DATAPLANE_INTERFACE, HOST_INTERFACE, HostPort};
+use sluice_dataplane::node::memory_bytes;
+use sluice_dataplane::probe::{self, Report, State};
+use sluice_link::{Netlink, sysctl};
+
+use crate::cli::CheckConfigArgs;
+use crate::conflist;
+
+/// One line of the answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    level: Level,
+    text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    /// Good to know.
+    Note,
+    /// Will not work.
+    Problem,
+}
+
+impl Finding {
+    fn ok(text: impl Into<String>) -> Self {
+        Self::new(Level::Ok, text)
+    }
+
+    fn note(text: impl Into<String>) -> Self {
+        Self::new(Level::Note, text)
+    }
+
+    fn problem(text: impl Into<String>) -> Self {
+        Self::new(Level::Problem, text)
+    }
+
+    fn new(level: Level, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { level, text }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Ok => "ok",
+            Level::Note => "note",
+            Level::Problem => "problem",
+        };
+        write!(f, "{level:<8} {}", self.text)
+    }
+}
+
+/// Prints a line for each check; fails if one is a problem.
+pub(crate) fn check(arguments: &CheckConfigArgs) -> ExitCode {
+    let mut findings = Vec::new();
+    if let Some(settings) = check_settings(arguments, &mut findings) {
+        check_daemon(&settings, &mut findings);
+    }
+    findings.extend(check_sysctls());
+    findings.extend(netfilter::check());
+    let mut problems = 0;
+    for finding in &findings {
+        println!("{finding}");
+        problems += usize::from(finding.level == Level::Problem);
+    }
+    if problems == 0 {
+        return ExitCode::SUCCESS;
+    }
+    println!("\n{problems} of {} checks found a problem.", findings.len());
+    ExitCode::FAILURE
+}
+
+fn check_settings(
+    arguments: &CheckConfigArgs,
+    findings: &mut Vec<Finding>,
+) -> Option<DataplaneSettings> {
+    let settings = match conflist::settings(&arguments.settings) {
+        Ok(settings) => settings,
+        Err(error) => {
+            findings.push(Finding::problem(error.to_string()));
+            return None;
+        }
+    };
+    let origin = match &arguments.settings.conflist {
+        Some(path) => format!("the settings in {} are valid", path.display()),
+        None => "no --conflist: these are the default settings".to_owned(),
+    };
+    let mebibytes = memory_bytes(settings.max_ports) >> 20;
+    findings.push(Finding::ok(format!(
+        "{origin}; maxPorts {} takes {mebibytes} MiB of memory",
+        settings.max_ports
+    )));
+    match available_mebibytes() {
+        Some(available) if available < mebibytes => findings.push(Finding::problem(format!(
+            "{mebibytes} MiB are needed, {available} MiB of memory are free: lower dataplane.maxPorts"
+        ))),
+        _ => {}
+    }
+    Some(settings)
+}
+
+fn available_mebibytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes >> 10)
+}
+
+/// Of a running daemon, whether it runs with these settings and what it found
+/// out about the kernel; else the same by trying, and what is in its way.
+fn check_daemon(settings: &DataplaneSettings, findings: &mut Vec<Finding>) {
+    let client = Client::new(&settings.socket());
+    match client.describe() {
+        Ok(facts) => {
+            findings.push(Finding::ok(format!(
+                "sluiced runs with the folder {}",
+                settings.run_dir.display()
+            )));
+            if facts.settings != *settings {
+                findings.push(Finding::note(
+                    "the running sluiced has other settings than these: restart it to use them",
+                ));
+            }
+            match client.ask(Request::ShowKernel) {
+                Ok(report) => findings.extend(kernel_from(report)),
+                Err(error) => findings.push(Finding::problem(error.to_string())),
+            }
+        }
+        Err(error @ ClientError::Down { .. }) => {
+            findings.push(Finding::note(error.to_string()));
+            try_out(findings);
+        }
+        Err(error) => findings.push(Finding::problem(error.to_string())),
+    }
+}
+
+fn kernel_from(report: Value) -> Vec<Finding> {
+    match serde_json::from_value::<Report>(report) {
+        Ok(report) => kernel(&report),
+        Err(error) => vec![Finding::problem(format!(
+            "the running sluiced is of another release: {error}"
+        ))],
+    }
+}
+
+fn try_out(findings: &mut Vec<Finding>) {
+    if !Uid::effective().is_root() {
+        findings.push(Finding::problem(
+            "not root: the kernel's features cannot be tried; run this, and sluiced, as root",
+        ));
+        return;
+    }
+    let netlink = match Netlink::new() {
+        Ok(netlink) => netlink,
+        Err(error) => {
+            findings.push(Finding::problem(error.to_string()));
+            return;
+        }
+    };
+    match probe::run(&netlink, &[]) {
+        Ok(report) => findings.extend(kernel(&report)),
+        Err(error) => findings.push(Finding::problem(error.to_string())),
+    }
+    findings.push(match HostPort::check_names(&netlink) {
+        Ok(()) => Finding::ok(format!(
+            "the interface names {HOST_INTERFACE} and {DATAPLANE_INTERFACE} are free, or Sluice's"
+        )),
+        Err(error) => Finding::problem(error.to_string()),
+    });
+    findings.extend(foreign_program());
+}
+
+/// Another's XDP program on the dataplane's end, where ours must go.
+fn foreign_program() -> Option<Finding> {
+    let output = Command::new("ip")
+        .args(["-json", "link", "show", "dev", DATAPLANE_INTERFACE])
+        .output()
+        .ok()?;
+    let links: Value = serde_json::from_slice(&output.stdout).ok()?;
+    let program = links[0]["xdp"]["prog"]["id"].as_u64()?;
+    Some(Finding::note(format!(
+        "the XDP program {program} is on {DATAPLANE_INTERFACE}: a dead sluiced's, which the \
+         next one replaces, or another's, which stops it (`bpftool prog show id {program}`)"
+    )))
+}
+
+fn kernel(report: &Report) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok(format!(
+        "Linux {} has AF_XDP sockets on veth",
+        report.kernel
+    ))];
+    findings.extend(report.features.iter().map(|feature| {
+        let name = feature.feature.name();
+        match &feature.state {
+            State::Present => Finding::ok(format!("the kernel has {name}: {}", feature.cost)),
+            State::Missing(reason) => Finding::note(format!(
+                "the kernel lacks {name} (since Linux {}), Sluice works without it: {} ({reason})",
+                feature.since, feature.cost
+            )),
+            State::Without => Finding::note(format!(
+                "{name} is switched off by --without: {}",
+                feature.cost
+            )),
+        }
+    }));
+    findings
+}
+
+fn check_sysctls() -> Vec<Finding> {
+    let mut findings = vec![forwarding("IPv4", "net/ipv4/ip_forward")];
+    findings.push(if has_ipv6() {
+        forwarding("IPv6", "net/ipv6/conf/all/forwarding")
+    } else {
+        Finding::note("the kernel has IPv6 switched off: pods with IPv6 addresses are refused")
+    });
+    findings
+}
+
+fn forwarding(family: &str, key: &str) -> Finding {
+    match sysctl::read(key).as_deref() {
+        Ok("0") => Finding::note(format!(
+            "{family} forwarding is off: sluiced switches it on"
+        )),
+        Ok(_) => Finding::ok(format!("{family} forwarding is on")),
+        Err(error) => Finding::problem(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_starts_with_its_level() {
+        assert_eq!(Finding::ok("a").to_string(), "ok       a");
+        assert_eq!(Finding::problem("b").to_string(), "problem  b");
+    }
+
+    #[test]
+    fn a_missing_feature_is_no_problem() {
+        let report = serde_json::json!({"kernel": "6.1.0", "features": [
+            {"feature": "multi-buffer", "state": "missing", "reason": "bind: EINVAL",
+             "since": "6.6", "cost": "jumbo frames"}]});
+        let findings = kernel_from(report);
+        assert!(
+            findings
+                .iter()
+                .all(|finding| finding.level != Level::Problem)
+        );
+        assert!(findings[1].text.contains("multi-buffer"), "{findings:?}");
+        assert_eq!(kernel_from(Value::Null)[0].level, Level::Problem);
+    }
+}

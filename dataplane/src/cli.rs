@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluice_dataplane::probe::Feature;
+use tracing::Level;
+
+/// The node's userspace dataplane: forwards what pods send, over AF_XDP.
+///
+/// One `sluiced` runs on each node. The CNI plugin `sluice` tells it about
+/// every pod through a Unix socket; it redirects the pod's frames into an
+/// AF_XDP socket and forwards them to other pods, to the host and beyond.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluiced",
+    version,
+    after_help = "\
+Examples:
+  sluiced check-config --conflist /etc/cni/net.d/10-sluice.conflist
+  sluiced run --conflist /etc/cni/net.d/10-sluice.conflist
+  sluiced show ports
+  sluiced show stats --json"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve this node until SIGTERM or SIGINT.
+    Run(RunArgs),
+    /// Look at the running daemon: its ports, counters, kernel features.
+    Show(ShowArgs),
+    /// Check the configuration and this node, and say what to do.
+    CheckConfig(CheckConfigArgs),
+}
+
+/// Serve this node until SIGTERM or SIGINT.
+///
+/// Makes the host port (the interfaces sluice0 and sluice-dp), switches IP
+/// forwarding on, and waits for the plugin. Logs to stderr; "ready" means that
+/// pods can be added. At a clean exit everything it made is removed again; pods
+/// that are still attached stay cut off until the plugin removes them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluiced run                                    every setting at its default
+  sluiced run --conflist /etc/cni/net.d/10-sluice.conflist
+  sluiced run --without multi-buffer,tx-metadata  as on an older kernel")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// Pretend that the kernel lacks these features.
+    #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
+    pub(crate) without: Vec<Feature>,
+    /// The least important messages to log.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: LogLevel,
+}
+
+/// Where the settings come from.
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    /// Read the settings from the "dataplane" object of this CNI
+    /// configuration (a conflist, or a single plugin's object). Without it
+    /// every setting has its default.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) conflist: Option<PathBuf>,
+    /// The folder of the control socket and the pins, in place of the
+    /// configured one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+}
+
+/// Look at the running daemon.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluiced show ports           who is attached, and how much traffic each has
+  sluiced show stats           what was dropped and why; where the frames' memory is
+  sluiced show kernel          which kernel features are used, and what is missing
+  sluiced show ports --json | jq '.[] | select(.kind == \"pod\") | .addresses'")]
+pub(crate) struct ShowArgs {
+    /// What to show.
+    pub(crate) what: What,
+    /// For programs: everything there is, as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The folder of the daemon's control socket.
+    #[arg(long, value_name = "DIR", default_value = "/run/sluice")]
+    pub(crate) run_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    /// The host port and each pod's port, with traffic and drops.
+    Ports,
+    /// Drops by reason, memory for frames, the worker's turns.
+    Stats,
+    /// Kernel features: present, missing, or switched off, and the cost.
+    Kernel,
+}
+
+/// Check the configuration and this node.
+///
+/// Looks and tries, and changes nothing. Each line is "ok", "note" (good to
+/// know) or "problem" (will not work), with what to do. Exits with 1 if there
+/// is a problem.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  sluiced check-config --conflist /etc/cni/net.d/10-sluice.conflist")]
+pub(crate) struct CheckConfigArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn features_are_a_list() {
+        let cli = Cli::parse_from(["sluiced", "run", "--without", "multi-buffer,tx-metadata"]);
+        let Command::Run(arguments) = cli.command else {
+            panic!("run");
+        };
+        assert_eq!(
+            arguments.without,
+            [Feature::MultiBuffer, Feature::TxMetadata]
+        );
+    }
+}

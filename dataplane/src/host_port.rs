@@ -1,0 +1,336 @@
+//! The host port: a veth pair that joins the host's stack and the dataplane.
+//!
+//! `sluice0` is an interface of the host; what the host sends to a pod is
+//! routed to it. Its other end `sluice-dp` carries the XDP program and the
+//! host port's socket. Each address of a pod gets a host route: IPAM gives no
+//! prefix to rely on.
+//!
+//! Every piece here was shown to be needed by leaving it out.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+
+use ipnet::IpNet;
+use sluice_control::PodAddress;
+use sluice_link::{AddressOptions, Link, LinkError, Netlink, Route, VethPair, VethPeer, sysctl};
+
+use crate::forwarding::has_ipv6;
+
+/// The host's end.
+pub const HOST_INTERFACE: &str = "sluice0";
+/// The dataplane's end.
+pub const DATAPLANE_INTERFACE: &str = "sluice-dp";
+
+/// The MAC address of every end that faces a pod or the host from the
+/// dataplane's side: one for all, so that a frame keeps its meaning whichever
+/// way it takes. Locally administered; spells "SLUIC".
+pub const GATEWAY_MAC: [u8; 6] = *b"\x02SLUIC";
+/// The MAC address of [`HOST_INTERFACE`]. The same after every start: pods and
+/// their sessions need not learn a new one.
+pub const HOST_MAC: [u8; 6] = *b"\x02SLUI0";
+
+/// A pod's gateway where IPAM names none.
+const DEFAULT_GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const DEFAULT_GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The next hop of every pod's route. A host's own address cannot be one
+/// ("Nexthop has invalid gateway"), hence not [`DEFAULT_GATEWAY4`].
+const NEXT_HOP4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+const NEXT_HOP6: Ipv6Addr = DEFAULT_GATEWAY6;
+
+/// Our number in a route's `proto`: `ip route show proto 83` lists exactly the
+/// daemon's.
+const ROUTE_PROTOCOL: u8 = 83;
+
+/// Why the host and the pods are not joined.
+#[derive(Debug, thiserror::Error)]
+pub enum HostPortError {
+    /// An interface of that name exists and was not made by us.
+    #[error(
+        "make the host port: the interface {0} exists and is not Sluice's; \
+         rename it, or delete it with `ip link delete {0}`"
+    )]
+    Foreign(&'static str),
+    /// The interface just made is not there.
+    #[error(
+        "make the host port: {0} vanished as soon as it was made; who else manages interfaces here?"
+    )]
+    Vanished(&'static str),
+    /// The kernel refused a step.
+    #[error("host port: {0}")]
+    Link(#[from] LinkError),
+    /// An IPv6 pod on a node without IPv6.
+    #[error("route to the pod {0}: this node's kernel has IPv6 switched off")]
+    NoIpv6(IpAddr),
+}
+
+/// The host port, and the gateway addresses that the host holds for pods.
+/// Dropping it removes the pair, and with it every route, address and neighbour.
+#[derive(Debug)]
+pub struct HostPort {
+    netlink: Rc<Netlink>,
+    host: Link,
+    dataplane: Link,
+    /// Gateways on [`HOST_INTERFACE`], each with the number of pod addresses
+    /// that use it.
+    gateways: HashMap<IpAddr, usize>,
+}
+
+impl HostPort {
+    /// Makes the pair, both ends down and silent: the program must be on
+    /// [`DATAPLANE_INTERFACE`] before [`HostPort::bring_up`].
+    ///
+    /// A pair that a dead daemon left is made anew, and with it go the routes
+    /// that nobody answers for.
+    ///
+    /// # Errors
+    /// A foreign interface has one of the names, or the kernel refuses.
+    pub fn create(netlink: Rc<Netlink>, mtu: u32) -> Result<Self, HostPortError> {
+        Self::check_names(&netlink)?;
+        netlink.delete_link(HOST_INTERFACE)?;
+        netlink.create_veth(&VethPair {
+            name: HOST_INTERFACE.to_owned(),
+            mac: Some(HOST_MAC),
+            mtu,
+            peer: VethPeer {
+                name: DATAPLANE_INTERFACE.to_owned(),
+                mac: Some(GATEWAY_MAC),
+                mtu,
+                netns: None,
+            },
+        })?;
+        let find = |name| netlink.link(name)?.ok_or(HostPortError::Vanished(name));
+        let port = Self {
+            host: find(HOST_INTERFACE)?,
+            dataplane: find(DATAPLANE_INTERFACE)?,
+            gateways: HashMap::new(),
+            netlink,
+        };
+        port.configure()?;
+        Ok(port)
+    }
+
+    /// Whether the names of the pair are free, or a dead daemon's: both ends
+    /// with both MAC addresses are nobody else's.
+    ///
+    /// # Errors
+    /// A foreign interface has one of the names.
+    pub fn check_names(netlink: &Netlink) -> Result<(), HostPortError> {
+        let host = netlink.link(HOST_INTERFACE)?;
+        let dataplane = netlink.link(DATAPLANE_INTERFACE)?;
+        match (host, dataplane) {
+            (None, None) => Ok(()),
+            (Some(host), Some(dataplane))
+                if host.mac == Some(HOST_MAC) && dataplane.mac == Some(GATEWAY_MAC) =>
+            {
+                Ok(())
+            }
+            (Some(_), _) => Err(HostPortError::Foreign(HOST_INTERFACE)),
+            (None, Some(_)) => Err(HostPortError::Foreign(DATAPLANE_INTERFACE)),
+        }
+    }
+
+    /// The dataplane's end, for the socket and the program.
+    #[must_use]
+    pub fn dataplane_end(&self) -> &Link {
+        &self.dataplane
+    }
+
+    /// Whether `link` is one of the two ends.
+    #[must_use]
+    pub fn has(&self, link: &Link) -> bool {
+        [self.host.index, self.dataplane.index].contains(&link.index)
+    }
+
+    /// The addresses that the dataplane answers for on this port: the next
+    /// hops of [`HOST_INTERFACE`].
+    #[must_use]
+    pub fn next_hops() -> Vec<IpAddr> {
+        vec![NEXT_HOP4.into(), NEXT_HOP6.into()]
+    }
+
+    /// Brings both ends up and gives them what the link must be up for.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn bring_up(&self) -> Result<(), HostPortError> {
+        let (host, dataplane) = (self.host.index, self.dataplane.index);
+        self.netlink.set_up(dataplane)?;
+        self.netlink.set_up(host)?;
+        // On sluice0 so that it always has an IPv4 address: with the last one
+        // the kernel removes all IPv4 routes and permanent neighbours of an
+        // interface (fib_disable_ip). On sluice-dp because rp_filter=2 drops
+        // what comes in by an interface without one.
+        let on_link = AddressOptions {
+            link_scope: true,
+            ..AddressOptions::default()
+        };
+        for index in [host, dataplane] {
+            self.netlink
+                .add_address(index, host_net(DEFAULT_GATEWAY4.into()), on_link)?;
+        }
+        self.netlink
+            .replace_neighbour(host, NEXT_HOP4.into(), GATEWAY_MAC)?;
+        if has_ipv6() {
+            self.netlink
+                .replace_neighbour(host, NEXT_HOP6.into(), GATEWAY_MAC)?;
+        }
+        self.netlink.replace_route(&Route {
+            destination: host_net(NEXT_HOP4.into()),
+            gateway: None,
+            interface: host,
+            onlink: false,
+            source: None,
+            mtu: None,
+            link_scope: true,
+            protocol: ROUTE_PROTOCOL,
+        })?;
+        Ok(())
+    }
+
+    /// Whether the host holds this address as pods' gateway.
+    #[must_use]
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        is_default_gateway(address) || self.gateways.contains_key(&address)
+    }
+
+    /// Routes a pod's address to the dataplane and makes its gateway an
+    /// address of the host: the pod can ping it, and what the host sends to
+    /// the pod comes from it.
+    ///
+    /// # Errors
+    /// The kernel's reason; then nothing has changed.
+    pub fn add_pod(&mut self, pod: &PodAddress) -> Result<(), HostPortError> {
+        if pod.address.addr().is_ipv6() && !has_ipv6() {
+            return Err(HostPortError::NoIpv6(pod.address.addr()));
+        }
+        self.use_gateway(pod.gateway)?;
+        let added = self.netlink.replace_route(&self.route(pod));
+        if added.is_err() {
+            self.release_gateway(pod.gateway)?;
+        }
+        Ok(added?)
+    }
+
+    /// Removes what [`HostPort::add_pod`] made, the gateway with its last user.
+    ///
+    /// # Errors
+    /// The kernel's reason; the gateway is released even if the route stays.
+    pub fn remove_pod(&mut self, pod: &PodAddress) -> Result<(), HostPortError> {
+        let route = gone_is_fine(self.netlink.delete_route(&self.route(pod)));
+        let gateway = self.release_gateway(pod.gateway);
+        route?;
+        gateway
+    }
+
+    fn configure(&self) -> Result<(), LinkError> {
+        for interface in [HOST_INTERFACE, DATAPLANE_INTERFACE] {
+            silence(interface)?;
+            // Loose, and so also where `all` is strict: the kernel takes the larger.
+            sysctl::write(&format!("net/ipv4/conf/{interface}/rp_filter"), "2")?;
+            // What comes in by sluice0 and leaves by it (a Service) is no detour.
+            sysctl::write(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
+        }
+        // The host's own answers may come in by sluice-dp.
+        sysctl::write(
+            &format!("net/ipv4/conf/{DATAPLANE_INTERFACE}/accept_local"),
+            "1",
+        )?;
+        if has_ipv6() {
+            // The node may have IPv6 off for new interfaces; IPv6 pods need it here.
+            sysctl::write(&format!("net/ipv6/conf/{HOST_INTERFACE}/disable_ipv6"), "0")?;
+        }
+        Ok(())
+    }
+
+    fn route(&self, pod: &PodAddress) -> Route {
+        let address = pod.address.addr();
+        let is_ipv4 = address.is_ipv4();
+        Route {
+            destination: host_net(address),
+            gateway: Some(if is_ipv4 {
+                NEXT_HOP4.into()
+            } else {
+                NEXT_HOP6.into()
+            }),
+            interface: self.host.index,
+            onlink: is_ipv4,
+            source: (!is_default_gateway(pod.gateway)).then_some(pod.gateway),
+            mtu: None,
+            link_scope: false,
+            protocol: ROUTE_PROTOCOL,
+        }
+    }
+
+    fn use_gateway(&mut self, gateway: IpAddr) -> Result<(), HostPortError> {
+        if is_default_gateway(gateway) {
+            return Ok(());
+        }
+        if !self.gateways.contains_key(&gateway) {
+            let options = AddressOptions {
+                no_prefix_route: true,
+                no_dad: gateway.is_ipv6(),
+                ..AddressOptions::default()
+            };
+            self.netlink
+                .add_address(self.host.index, host_net(gateway), options)?;
+        }
+        *self.gateways.entry(gateway).or_default() += 1;
+        Ok(())
+    }
+
+    fn release_gateway(&mut self, gateway: IpAddr) -> Result<(), HostPortError> {
+        match self.gateways.get_mut(&gateway) {
+            None => Ok(()),
+            Some(users) if *users > 1 => {
+                *users -= 1;
+                Ok(())
+            }
+            Some(_) => {
+                self.gateways.remove(&gateway);
+                let address = host_net(gateway);
+                gone_is_fine(self.netlink.delete_address(self.host.index, address))
+            }
+        }
+    }
+}
+
+impl Drop for HostPort {
+    fn drop(&mut self) {
+        if let Err(error) = self.netlink.delete_link(HOST_INTERFACE) {
+            tracing::warn!(%error, "could not remove the host port");
+        }
+    }
+}
+
+/// Makes the host's end of a pod's veth silent and deaf to router
+/// advertisements: no address of its own, hence no traffic of its own.
+///
+/// # Errors
+/// The interface is gone, or `/proc/sys` cannot be written.
+pub fn silence(interface: &str) -> Result<(), LinkError> {
+    if !has_ipv6() {
+        return Ok(());
+    }
+    // IN6_ADDR_GEN_MODE_NONE.
+    sysctl::write(&format!("net/ipv6/conf/{interface}/addr_gen_mode"), "1")?;
+    sysctl::write(&format!("net/ipv6/conf/{interface}/accept_ra"), "0")
+}
+
+fn is_default_gateway(gateway: IpAddr) -> bool {
+    gateway == IpAddr::V4(DEFAULT_GATEWAY4) || gateway == IpAddr::V6(DEFAULT_GATEWAY6)
+}
+
+fn host_net(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
+/// When the interface was deleted its routes and addresses went with it.
+fn gone_is_fine(result: Result<bool, LinkError>) -> Result<(), HostPortError> {
+    match result {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
+    }
+}

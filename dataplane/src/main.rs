@@ -1,0 +1,26 @@
+//! `sluiced`: the node's dataplane, and the commands that look at it.
+
+mod check_config;
+mod cli;
+mod conflist;
+mod run;
+mod show;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(arguments) => run::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Show(arguments) => show::show(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::CheckConfig(arguments) => Ok(check_config::check(&arguments)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("sluiced: {error}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,336 @@
+//! The node: what the daemon holds, and what the control socket asks of it.
+
+mod book;
+mod rows;
+mod wiring;
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use serde::Serialize;
+use serde_json::Value;
+use sluice_control::{
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, Refusal, Request, Response,
+};
+use sluice_link::{Link, LinkError, Netlink};
+
+use crate::forwarding::{self, ForwardingError};
+use crate::host_port::{GATEWAY_MAC, HostPortError};
+use crate::masquerade::MasqueradeError;
+use crate::port::PortId;
+use crate::probe::{self, Feature, ProbeError, Report};
+use crate::program::ProgramError;
+use crate::worker::WorkerError;
+use crate::xsk::{CHUNK_SIZE, XskError};
+
+use book::{Book, Entry};
+use wiring::Wiring;
+
+/// What a route says of a node that has no default route.
+const DEFAULT_UPLINK_MTU: u32 = 1500;
+
+/// Why the node does not serve, or not this pod.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Links, addresses, routes.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The kernel's features.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The XDP program.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The host port.
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
+    /// An AF_XDP socket.
+    #[error(transparent)]
+    Xsk(#[from] XskError),
+    /// The worker.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The masquerading rules.
+    #[error(transparent)]
+    Masquerade(#[from] MasqueradeError),
+    /// Forwarding.
+    #[error(transparent)]
+    Forwarding(#[from] ForwardingError),
+    /// The UMEM.
+    #[error("map {chunks} chunks of 4 KiB: {cause}; lower dataplane.maxPorts")]
+    Memory {
+        /// Chunks asked for.
+        chunks: u32,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+    /// The doorbell.
+    #[error("map the doorbell of the XDP program: {0}")]
+    Doorbell(std::io::Error),
+    /// The worker closed a socket that it was just given.
+    #[error("the socket of {0} is closed already")]
+    SocketGone(String),
+}
+
+/// The running node. Dropping it is the clean exit: what it made goes, in the
+/// kernel too. Only pods still attached keep the XDP program on their
+/// interface, where it drops their frames: the host's stack must not get them
+/// unfiltered.
+pub struct Node {
+    settings: DataplaneSettings,
+    report: Report,
+    netlink: Rc<Netlink>,
+    wiring: Wiring,
+    book: Book,
+}
+
+impl Node {
+    /// Probes the kernel and builds everything up to the host port, in the
+    /// calling thread's namespace.
+    ///
+    /// # Errors
+    /// The step that failed; what was made is gone again.
+    pub fn start(settings: DataplaneSettings, without: &[Feature]) -> Result<Self, NodeError> {
+        let netlink = Rc::new(Netlink::new()?);
+        let report = probe::run(&netlink, without)?;
+        report.log();
+        forwarding::enable()?;
+        let wiring = Wiring::build(&settings, report.features(), &netlink)?;
+        Ok(Self {
+            book: Book::new(settings.max_ports),
+            settings,
+            report,
+            netlink,
+            wiring,
+        })
+    }
+
+    /// Whether the worker still works. A node whose worker is gone can only
+    /// be started anew.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.wiring.is_alive()
+    }
+
+    /// How many pod interfaces are attached.
+    #[must_use]
+    pub fn attached(&self) -> usize {
+        self.book.len()
+    }
+
+    /// Does what a client asks.
+    pub fn handle(&mut self, request: Request) -> Response {
+        let result = match request {
+            Request::Describe => self.describe().and_then(|facts| value(&facts)),
+            Request::Attach { attachment } => self.attach(attachment).map(|()| Value::Null),
+            Request::Detach { id } => self.detach(&id).map(|()| Value::Null),
+            Request::ShowPorts => Ok(rows::ports(&self.wiring, &self.book)),
+            Request::ShowStats => Ok(rows::stats(&self.wiring, &self.book)),
+            Request::ShowKernel => value(&self.report),
+        };
+        match result {
+            Ok(value) => Response::Ok(value),
+            Err(refusal) => {
+                tracing::warn!(%refusal, "refused");
+                Response::Error(refusal)
+            }
+        }
+    }
+
+    fn describe(&self) -> Result<NodeFacts, Refusal> {
+        let features = self.report.features();
+        let uplink_mtu = self
+            .uplink_mtu()
+            .map_err(|error| failed(&format!("find the uplink's MTU: {error}")))?;
+        Ok(NodeFacts {
+            gateway_mac: GATEWAY_MAC,
+            max_mtu: probe::max_mtu(features),
+            uplink_mtu,
+            checksum_offload: features.tx_metadata,
+            settings: self.settings.clone(),
+        })
+    }
+
+    /// The MTU of the interface of the default route, IPv4's before IPv6's.
+    fn uplink_mtu(&self) -> Result<u32, LinkError> {
+        let routes = self.netlink.routes()?;
+        let uplink = routes
+            .iter()
+            .filter(|route| route.destination.prefix_len() == 0)
+            .min_by_key(|route| route.destination.addr().is_ipv6());
+        let Some(uplink) = uplink else {
+            return Ok(DEFAULT_UPLINK_MTU);
+        };
+        let links = self.netlink.links()?;
+        let link = links.iter().find(|link| link.index == uplink.interface);
+        Ok(link.map_or(DEFAULT_UPLINK_MTU, |link| link.mtu))
+    }
+
+    fn attach(&mut self, attachment: Attachment) -> Result<(), Refusal> {
+        let id = attachment.id.clone();
+        let about = |code, message: &str| Refusal::new(code, format!("attach {id}: {message}"));
+        self.check(&attachment)
+            .map_err(|(code, message)| about(code, &message))?;
+        self.forget_the_gone(&attachment)
+            .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?;
+        if let Some(known) = self.book.get(&id) {
+            return if known.attachment == attachment {
+                Ok(())
+            } else {
+                let message = "it is attached already, with other parameters; detach it first";
+                Err(about(ErrorCode::Conflict, message))
+            };
+        }
+        self.check_rivals(&attachment)
+            .map_err(|message| about(ErrorCode::Conflict, &message))?;
+        let link = self
+            .host_end(&attachment)
+            .map_err(|(code, message)| about(code, &message))?;
+        let Some(port) = self.book.reserve() else {
+            let message = format!(
+                "all {} ports are taken; raise dataplane.maxPorts and restart sluiced",
+                self.settings.max_ports
+            );
+            return Err(about(ErrorCode::Exhausted, &message));
+        };
+        match self.wiring.add_pod(&attachment, &link, port) {
+            Ok(wired) => {
+                tracing::info!(%id, slot = port.slot, interface = link.name, "attached");
+                self.book.insert(Entry { attachment, wired });
+                Ok(())
+            }
+            Err(error) => {
+                self.book.release(port);
+                Err(about(code(&error), &error.to_string()))
+            }
+        }
+    }
+
+    /// What the attachment itself must fulfil on this node.
+    fn check(&self, attachment: &Attachment) -> Result<(), (ErrorCode, String)> {
+        let invalid = |message| Err((ErrorCode::Invalid, message));
+        if let Err(error) = attachment.validate() {
+            return invalid(error.to_string());
+        }
+        let max_mtu = probe::max_mtu(self.report.features());
+        if attachment.mtu > max_mtu {
+            return invalid(format!(
+                "the MTU {} is above {max_mtu}, the most that this node can carry; \
+                 lower localMtu and mtu (`sluiced show kernel` says what limits it)",
+                attachment.mtu
+            ));
+        }
+        Ok(())
+    }
+
+    /// A pod whose interface vanished without DEL holds nothing any more: its
+    /// container may come back, and IPAM may have given its address away.
+    fn forget_the_gone(&mut self, wanted: &Attachment) -> Result<(), LinkError> {
+        while let Some(id) = self.gone_holder(wanted)? {
+            tracing::info!(%id, "its interface is gone: detached");
+            self.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn gone_holder(&self, wanted: &Attachment) -> Result<Option<AttachmentId>, LinkError> {
+        for entry in self.book.holders(wanted) {
+            let link = self.netlink.link(&entry.attachment.host_ifname)?;
+            if link.is_none_or(|link| link.index != entry.wired.index) {
+                return Ok(Some(entry.attachment.id.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An address or interface has one holder, and a gateway is no pod.
+    fn check_rivals(&self, wanted: &Attachment) -> Result<(), String> {
+        if let Some((holder, claim)) = self.book.rival(wanted) {
+            return Err(format!("the {claim} belongs to {}", holder.attachment.id));
+        }
+        for pod in &wanted.addresses {
+            let address = pod.address.addr();
+            if self.wiring.is_gateway(address) {
+                return Err(format!(
+                    "the address {address} is a gateway of this node's pods"
+                ));
+            }
+            if let Some(holder) = self.book.owner(pod.gateway) {
+                return Err(format!(
+                    "the gateway {} is the address of {}",
+                    pod.gateway, holder.attachment.id
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The host's end of the pod's veth. Its MAC address shows that the plugin
+    /// made it: the program must not go onto the node's own interfaces.
+    fn host_end(&self, attachment: &Attachment) -> Result<Link, (ErrorCode, String)> {
+        let name = &attachment.host_ifname;
+        let link = self
+            .netlink
+            .link(name)
+            .map_err(|error| (ErrorCode::Failed, error.to_string()))?;
+        match link {
+            None => Err((
+                ErrorCode::Failed,
+                format!("there is no interface {name} in the daemon's network namespace"),
+            )),
+            Some(link) if link.mac != Some(GATEWAY_MAC) || self.wiring.is_own(&link) => Err((
+                ErrorCode::Invalid,
+                format!("the interface {name} is not the host's end of a pod's veth"),
+            )),
+            Some(link) => Ok(link),
+        }
+    }
+
+    fn detach(&mut self, id: &AttachmentId) -> Result<(), Refusal> {
+        let errors = self.remove(id);
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let errors: Vec<String> = errors.iter().map(NodeError::to_string).collect();
+        Err(failed(&format!("detach {id}: {}", errors.join("; "))))
+    }
+
+    fn remove(&mut self, id: &AttachmentId) -> Vec<NodeError> {
+        let Some(Entry { wired, .. }) = self.book.remove(id) else {
+            return Vec::new();
+        };
+        let PortId { slot, .. } = wired.id;
+        tracing::info!(%id, slot, "detached");
+        self.wiring.undo(wired.steps)
+    }
+}
+
+/// The memory that the frames of so many pod ports take, in bytes.
+#[must_use]
+pub fn memory_bytes(max_ports: u16) -> u64 {
+    u64::from(wiring::chunks(max_ports)) * CHUNK_SIZE as u64
+}
+
+/// Which kind of failure the client sees.
+fn code(error: &NodeError) -> ErrorCode {
+    match error {
+        NodeError::Program(ProgramError::Foreign { .. }) => ErrorCode::Conflict,
+        _ => ErrorCode::Failed,
+    }
+}
+
+fn failed(message: &str) -> Refusal {
+    Refusal::new(ErrorCode::Failed, message)
+}
+
+fn value(answer: &impl Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(answer).map_err(|error| failed(&format!("write the answer: {error}")))
+}
+
+/// The gateways of a pod, each once.
+fn gateways(attachment: &Attachment) -> Vec<IpAddr> {
+    let mut gateways: Vec<IpAddr> = attachment.addresses.iter().map(|pod| pod.gateway).collect();
+    gateways.sort_unstable();
+    gateways.dedup();
+    gateways
+}

@@ -1,0 +1,109 @@
+//! What `sluiced show` answers, as JSON.
+
+use std::os::fd::AsFd;
+
+use serde_json::{Value, json};
+
+use super::book::{Book, Entry};
+use super::wiring::{Wired, Wiring};
+use crate::counters::PortCounters;
+use crate::host_port::DATAPLANE_INTERFACE;
+use crate::verdict::DropReason;
+use crate::xsk::{self, Statistics};
+
+/// A row for the host port and for each pod port, by slot.
+pub(super) fn ports(wiring: &Wiring, book: &Book) -> Value {
+    let host = wiring.host().into_iter().map(|host| {
+        let mut row = counters(host);
+        row["kind"] = json!("host");
+        row["interface"] = json!(DATAPLANE_INTERFACE);
+        row
+    });
+    let pods = book.sorted().into_iter().map(pod);
+    host.chain(pods).collect()
+}
+
+fn pod(entry: &Entry) -> Value {
+    let attachment = &entry.attachment;
+    let mut row = counters(&entry.wired);
+    row["kind"] = json!("pod");
+    row["interface"] = json!(attachment.host_ifname);
+    row["network"] = json!(attachment.id.network);
+    row["container_id"] = json!(attachment.id.container_id);
+    row["ifname"] = json!(attachment.id.ifname);
+    row["addresses"] = json!(attachment.addresses);
+    row["mac"] = json!(mac(attachment.pod_mac));
+    row["mtu"] = json!(attachment.mtu);
+    row["ip_masq"] = json!(attachment.ip_masq);
+    row
+}
+
+fn counters(wired: &Wired) -> Value {
+    json!({
+        "slot": wired.id.slot,
+        "generation": wired.id.generation,
+        "counters": wired.counters.snapshot(),
+        "xdp_statistics": statistics(wired),
+    })
+}
+
+/// `None` when the worker has just closed the socket.
+fn statistics(wired: &Wired) -> Option<Statistics> {
+    let socket = wired.socket.upgrade()?;
+    xsk::statistics(socket.as_fd()).ok()
+}
+
+/// The worker's counters, drops by reason and by the kernel over all ports,
+/// and where the UMEM's chunks are.
+pub(super) fn stats(wiring: &Wiring, book: &Book) -> Value {
+    let pods = book.sorted().into_iter().map(|entry| &entry.wired);
+    let ports: Vec<&Wired> = wiring.host().into_iter().chain(pods).collect();
+    let sum = |count: &dyn Fn(&PortCounters) -> u64| -> u64 {
+        ports.iter().map(|port| count(&port.counters)).sum()
+    };
+    let drops = DropReason::ALL.map(|reason| {
+        json!({
+            "reason": reason.name(),
+            "frames": sum(&|port| port.drops.get(reason)),
+            "help": reason.help(),
+        })
+    });
+    let worker = wiring.node_counters().snapshot();
+    let fill = sum(&|port| port.filled_chunks.get());
+    let tx = sum(&|port| port.sent_chunks.get());
+    // Under traffic this is not zero, and may be negative: the numbers are
+    // read one after the other while chunks move.
+    let unaccounted = i128::from(worker.chunks)
+        - i128::from(worker.free_chunks)
+        - i128::from(fill)
+        - i128::from(tx);
+    json!({
+        "ports": ports.len(),
+        "worker": worker,
+        "drops": drops,
+        "xdp_statistics": total(ports.iter().filter_map(|port| statistics(port))),
+        "chunks": {
+            "total": worker.chunks,
+            "free": worker.free_chunks,
+            "fill": fill,
+            "tx": tx,
+            "unaccounted": unaccounted,
+        },
+    })
+}
+
+fn total(statistics: impl Iterator<Item = Statistics>) -> Statistics {
+    statistics.fold(Statistics::default(), |sum, port| Statistics {
+        rx_dropped: sum.rx_dropped + port.rx_dropped,
+        rx_invalid_descs: sum.rx_invalid_descs + port.rx_invalid_descs,
+        tx_invalid_descs: sum.tx_invalid_descs + port.tx_invalid_descs,
+        rx_ring_full: sum.rx_ring_full + port.rx_ring_full,
+        rx_fill_ring_empty_descs: sum.rx_fill_ring_empty_descs + port.rx_fill_ring_empty_descs,
+        tx_ring_empty_descs: sum.tx_ring_empty_descs + port.tx_ring_empty_descs,
+    })
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = bytes;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}

@@ -1,0 +1,322 @@
+//! Ports wired into the kernel and the worker, step by step, and undone in
+//! reverse.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use ipnet::IpNet;
+use sluice_control::{Attachment, DataplaneSettings, PodAddress};
+use sluice_link::{Link, Netlink};
+
+use super::book::HOST_SLOT;
+use super::{NodeError, gateways};
+use crate::counters::{NodeCounters, PortCounters};
+use crate::host_port::{self, GATEWAY_MAC, HOST_MAC, HostPort};
+use crate::masquerade::Masquerade;
+use crate::port::{PortId, PortKind, PortSpec};
+use crate::probe;
+use crate::program::{PortProgram, ProgramOptions};
+use crate::worker::{self, WorkerHandle, WorkerOptions};
+use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Umem, Xsk};
+
+/// Chunks beside those in the ports' FILL rings, 64 MiB: a frame on its way
+/// out stays with the kernel until its receiver has read it.
+const IN_FLIGHT_CHUNKS: u32 = 16_384;
+
+/// One thing done to wire a port.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// The worker has the port.
+    Worker(PortId),
+    /// The program finds the port by this interface index.
+    Interface(u32),
+    /// The port's frames go to its socket.
+    Socket(u16),
+    /// The program is on the interface of this name.
+    Program(String),
+    /// The host reaches this address.
+    Route(PodAddress),
+    /// What this address sends beyond the node is masqueraded.
+    Masquerade(IpNet),
+    /// The interface of this index is up.
+    Up(u32),
+}
+
+/// A wired port.
+#[derive(Debug)]
+pub(super) struct Wired {
+    pub(super) id: PortId,
+    /// Index of its interface: a name may come back on another.
+    pub(super) index: u32,
+    pub(super) counters: Arc<PortCounters>,
+    pub(super) socket: Weak<OwnedFd>,
+    pub(super) steps: Vec<Step>,
+}
+
+/// What ports are wired into. Fields are dropped in this order: sockets close
+/// before the interfaces and the bpf file system go.
+pub(super) struct Wiring {
+    worker: WorkerHandle,
+    host: Option<Wired>,
+    host_port: HostPort,
+    masquerade: Masquerade,
+    program: PortProgram,
+    umem: &'static Umem,
+    features: Features,
+    netlink: Rc<Netlink>,
+}
+
+impl Wiring {
+    pub(super) fn build(
+        settings: &DataplaneSettings,
+        features: Features,
+        netlink: &Rc<Netlink>,
+    ) -> Result<Self, NodeError> {
+        let slots = settings.max_ports + 1;
+        let program = PortProgram::load(&ProgramOptions {
+            multi_buffer: features.multi_buffer,
+            slots,
+            bpffs: settings.bpffs(),
+        })?;
+        let chunks = chunks(settings.max_ports);
+        let (umem, pool) =
+            Umem::create(chunks).map_err(|cause| NodeError::Memory { chunks, cause })?;
+        let worker = worker::start(WorkerOptions {
+            pool,
+            doorbell: Doorbell::map(program.doorbell(), slots).map_err(NodeError::Doorbell)?,
+            busy_poll: settings.busy_poll,
+            cpus: settings.cpus.clone(),
+            slots,
+            gateway_mac: GATEWAY_MAC,
+            tx_metadata: features.tx_metadata,
+        })?;
+        let host_port = HostPort::create(Rc::clone(netlink), probe::max_mtu(features))?;
+        let mut wiring = Self {
+            worker,
+            host: None,
+            host_port,
+            masquerade: Masquerade::new()?,
+            program,
+            umem,
+            features,
+            netlink: Rc::clone(netlink),
+        };
+        wiring.prune()?;
+        wiring.add_host()?;
+        Ok(wiring)
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.worker.is_alive()
+    }
+
+    pub(super) fn node_counters(&self) -> &NodeCounters {
+        self.worker.counters()
+    }
+
+    /// The wired host port.
+    pub(super) fn host(&self) -> Option<&Wired> {
+        self.host.as_ref()
+    }
+
+    pub(super) fn is_gateway(&self, address: IpAddr) -> bool {
+        self.host_port.is_gateway(address)
+    }
+
+    /// Whether `link` is an end of the host port.
+    pub(super) fn is_own(&self, link: &Link) -> bool {
+        self.host_port.has(link)
+    }
+
+    /// Wires a pod's interface.
+    ///
+    /// # Errors
+    /// The step that failed; those before it are undone.
+    pub(super) fn add_pod(
+        &mut self,
+        attachment: &Attachment,
+        link: &Link,
+        id: PortId,
+    ) -> Result<Wired, NodeError> {
+        host_port::silence(&link.name)?;
+        let mut wired = self.plug(NewPort {
+            id,
+            kind: PortKind::Pod,
+            link,
+            mac: attachment.pod_mac,
+            mtu: attachment.mtu,
+            addresses: attachment
+                .addresses
+                .iter()
+                .map(|pod| pod.address.addr())
+                .collect(),
+            gateways: gateways(attachment),
+        })?;
+        match self.join(attachment, link, &mut wired.steps) {
+            Ok(()) => Ok(wired),
+            Err(error) => {
+                self.undo(wired.steps);
+                Err(error)
+            }
+        }
+    }
+
+    /// Undoes steps, the last first, and goes on after errors.
+    pub(super) fn undo(&mut self, steps: Vec<Step>) -> Vec<NodeError> {
+        let mut errors = Vec::new();
+        for step in steps.into_iter().rev() {
+            if let Err(error) = self.undo_step(step) {
+                tracing::warn!(%error, "could not undo a step");
+                errors.push(error);
+            }
+        }
+        errors
+    }
+
+    fn undo_step(&mut self, step: Step) -> Result<(), NodeError> {
+        match step {
+            Step::Worker(id) => self.worker.remove(id)?,
+            Step::Interface(index) => self.program.clear_port(index)?,
+            Step::Socket(slot) => self.program.clear_socket(slot)?,
+            Step::Program(interface) => self.program.detach(&interface)?,
+            Step::Route(pod) => self.host_port.remove_pod(&pod)?,
+            Step::Masquerade(address) => self.masquerade.remove(address)?,
+            // Before the program goes: the host's stack must not get a frame
+            // of the pod unfiltered. The plugin may have deleted it by now.
+            Step::Up(index) => match self.netlink.set_down(index) {
+                Err(error) if error.errno() == Some(libc::ENODEV) => {}
+                result => result?,
+            },
+        }
+        Ok(())
+    }
+
+    fn add_host(&mut self) -> Result<(), NodeError> {
+        let link = self.host_port.dataplane_end().clone();
+        let host = self.plug(NewPort {
+            id: PortId {
+                slot: HOST_SLOT,
+                generation: 0,
+            },
+            kind: PortKind::Host,
+            link: &link,
+            mac: HOST_MAC,
+            mtu: link.mtu,
+            addresses: Vec::new(),
+            gateways: HostPort::next_hops(),
+        })?;
+        self.host = Some(host);
+        self.host_port.bring_up()?;
+        Ok(())
+    }
+
+    /// Socket, worker, maps, program, in this order: the socket's FILL ring is
+    /// full before the first frame comes, and the program knows the port
+    /// before it sees one.
+    fn plug(&mut self, port: NewPort<'_>) -> Result<Wired, NodeError> {
+        let device = Device {
+            name: &port.link.name,
+            index: port.link.index,
+        };
+        let share = self.host.as_ref().and_then(|host| host.socket.upgrade());
+        let share = share.as_deref().map(AsFd::as_fd);
+        let xsk = Xsk::open(self.umem, port.id.slot, &device, self.features, share)?;
+        let socket = xsk.socket().unwrap_or_default();
+        let counters = self.worker.add(PortSpec {
+            id: port.id,
+            kind: port.kind,
+            xsk,
+            mac: port.mac,
+            mtu: port.mtu,
+            addresses: port.addresses,
+            gateways: port.gateways,
+        })?;
+        let mut wired = Wired {
+            id: port.id,
+            index: port.link.index,
+            counters,
+            socket,
+            steps: vec![Step::Worker(port.id)],
+        };
+        match self.redirect(&mut wired, port.link) {
+            Ok(()) => Ok(wired),
+            Err(error) => {
+                self.undo(wired.steps);
+                Err(error)
+            }
+        }
+    }
+
+    fn redirect(&mut self, wired: &mut Wired, link: &Link) -> Result<(), NodeError> {
+        let slot = wired.id.slot;
+        self.program.set_port(link.index, slot)?;
+        wired.steps.push(Step::Interface(link.index));
+        let socket = wired
+            .socket
+            .upgrade()
+            .ok_or_else(|| NodeError::SocketGone(link.name.clone()))?;
+        self.program.set_socket(slot, &socket)?;
+        wired.steps.push(Step::Socket(slot));
+        self.program.attach(&link.name, link.index)?;
+        wired.steps.push(Step::Program(link.name.clone()));
+        Ok(())
+    }
+
+    /// Joins a pod with the host. The interface comes up last: until then no
+    /// frame can pass, with the program or without.
+    fn join(
+        &mut self,
+        attachment: &Attachment,
+        link: &Link,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), NodeError> {
+        for pod in &attachment.addresses {
+            self.host_port.add_pod(pod)?;
+            steps.push(Step::Route(pod.clone()));
+            if attachment.ip_masq {
+                self.masquerade.add(pod.address)?;
+                steps.push(Step::Masquerade(pod.address));
+            }
+        }
+        self.netlink.set_up(link.index)?;
+        steps.push(Step::Up(link.index));
+        Ok(())
+    }
+
+    /// Removes the pins of interfaces that are gone.
+    fn prune(&self) -> Result<(), NodeError> {
+        let links = self.netlink.links()?;
+        self.program
+            .prune(|name| links.iter().any(|link| link.name == name))?;
+        Ok(())
+    }
+}
+
+/// Chunks of the UMEM for so many pod ports and the host port.
+pub(super) fn chunks(max_ports: u16) -> u32 {
+    (u32::from(max_ports) + 1) * FILL_DEPTH + IN_FLIGHT_CHUNKS
+}
+
+impl Drop for Wiring {
+    fn drop(&mut self) {
+        if let Some(host) = self.host.take() {
+            self.undo(host.steps);
+        }
+        if let Err(error) = self.prune() {
+            tracing::warn!(%error, "could not remove the pins of vanished interfaces");
+        }
+    }
+}
+
+/// A port to be wired.
+struct NewPort<'a> {
+    id: PortId,
+    kind: PortKind,
+    link: &'a Link,
+    mac: [u8; 6],
+    mtu: u32,
+    addresses: Vec<IpAddr>,
+    gateways: Vec<IpAddr>,
+}

@@ -1,0 +1,345 @@
+//! What the kernel offers: tried out at start on a veth pair of our own, never
+//! guessed from a version number.
+
+use clap::ValueEnum;
+use nix::sys::utsname::uname;
+use serde::{Deserialize, Serialize};
+use sluice_link::{Link, LinkError, Netlink, VethPair, VethPeer};
+
+use crate::program;
+use crate::xsk::{Device, Features, FramePool, Umem, Xsk, XskError};
+
+/// The pair that is tried on; neither end is ever up.
+const INTERFACE: &str = "slprobe0";
+const PEER: &str = "slprobe1";
+
+/// Chunks of the UMEM that is tried with.
+const CHUNKS: u32 = 16;
+
+/// The largest MTU of pods and of the host port, in bytes of IP packet. The
+/// longest frame has 17 chunks of 3840 bytes, less what tunnels put around it.
+const MAX_MTU: u32 = 65_000;
+/// The same where a frame is one buffer: `veth_xdp_set` allows 3506 with
+/// 4-KiB pages; other page sizes and architectures differ by a few bytes.
+const MAX_MTU_SINGLE: u32 = 3_498;
+
+/// A kernel feature that Sluice uses and can do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feature {
+    /// Frames of several buffers.
+    MultiBuffer,
+    /// Checksum requests with transmitted frames.
+    TxMetadata,
+    /// More than 32 frames a wakeup.
+    TxBudget,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::MultiBuffer, Self::TxMetadata, Self::TxBudget];
+
+    /// Its name, as `--without` takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MultiBuffer => "multi-buffer",
+            Self::TxMetadata => "tx-metadata",
+            Self::TxBudget => "tx-budget",
+        }
+    }
+
+    /// The first kernel that has it.
+    #[must_use]
+    pub fn since(self) -> &'static str {
+        match self {
+            Self::MultiBuffer => "6.6",
+            Self::TxMetadata => "6.8",
+            Self::TxBudget => "6.17",
+        }
+    }
+
+    /// What it is for, and what its absence costs.
+    #[must_use]
+    pub fn cost(self) -> &'static str {
+        match self {
+            Self::MultiBuffer => {
+                "jumbo frames between local pods; without: pod MTU at most 3498, \
+                 TCP between local pods at about a third"
+            }
+            Self::TxMetadata => {
+                "checksums between local pods are never computed; without: pods' \
+                 checksum offload is switched off, TCP at about two thirds"
+            }
+            Self::TxBudget => "one system call a batch; without: one for each 32 frames",
+        }
+    }
+
+    fn only(self) -> Features {
+        let mut features = NONE;
+        *self.field(&mut features) = true;
+        features
+    }
+
+    fn field(self, features: &mut Features) -> &mut bool {
+        match self {
+            Self::MultiBuffer => &mut features.multi_buffer,
+            Self::TxMetadata => &mut features.tx_metadata,
+            Self::TxBudget => &mut features.tx_budget,
+        }
+    }
+}
+
+const NONE: Features = Features {
+    multi_buffer: false,
+    tx_metadata: false,
+    tx_budget: false,
+};
+
+/// How a feature was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "reason", rename_all = "kebab-case")]
+pub enum State {
+    /// There, and used.
+    Present,
+    /// Not there; what the kernel said.
+    Missing(String),
+    /// Switched off by `--without`.
+    Without,
+}
+
+/// One feature and how it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which feature.
+    pub feature: Feature,
+    /// How it was found.
+    #[serde(flatten)]
+    pub state: State,
+    /// The first kernel that has it.
+    pub since: String,
+    /// What it is for, and what its absence costs.
+    pub cost: String,
+}
+
+/// What the kernel offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The kernel's release, as `uname -r` says.
+    pub kernel: String,
+    /// A line for each feature.
+    pub features: Vec<Finding>,
+}
+
+/// Why Sluice cannot run on this kernel at all, or could not find out.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The veth pair to try on.
+    #[error("probe the kernel: {0}")]
+    Link(#[from] LinkError),
+    /// The pair vanished.
+    #[error(
+        "probe the kernel: {INTERFACE} vanished as soon as it was made; who else manages interfaces here?"
+    )]
+    Vanished,
+    /// The plain program, which every kernel must take.
+    #[error("probe the kernel: {0}")]
+    Program(#[from] program::ProgramError),
+    /// A plain socket, which every kernel must give.
+    #[error("probe the kernel: {0}")]
+    Socket(#[from] XskError),
+    /// Memory for the sockets.
+    #[error("probe the kernel: map {CHUNKS} chunks: {0}")]
+    Memory(std::io::Error),
+}
+
+impl Report {
+    /// What is there and not switched off.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        let mut features = NONE;
+        for finding in &self.features {
+            *finding.feature.field(&mut features) = finding.state == State::Present;
+        }
+        features
+    }
+
+    /// Says what is not used and what that costs.
+    pub fn log(&self) {
+        for Finding {
+            feature,
+            state,
+            since,
+            cost,
+        } in &self.features
+        {
+            match state {
+                State::Present => tracing::debug!(feature = feature.name(), "the kernel has it"),
+                State::Missing(reason) => {
+                    tracing::warn!(
+                        feature = feature.name(),
+                        since,
+                        reason,
+                        cost,
+                        "the kernel lacks it"
+                    );
+                }
+                State::Without => {
+                    tracing::warn!(feature = feature.name(), cost, "switched off by --without")
+                }
+            }
+        }
+    }
+}
+
+/// The largest MTU of a pod's interface, in bytes of IP packet.
+#[must_use]
+pub fn max_mtu(features: Features) -> u32 {
+    if features.multi_buffer {
+        MAX_MTU
+    } else {
+        MAX_MTU_SINGLE
+    }
+}
+
+/// Tries every feature that is not in `without`, in the calling thread's
+/// namespace.
+///
+/// # Errors
+/// What every kernel must have is not there, or the trial could not be made.
+pub fn run(netlink: &Netlink, without: &[Feature]) -> Result<Report, ProbeError> {
+    netlink.delete_link(INTERFACE)?; // a dead daemon's
+    netlink.create_veth(&VethPair {
+        name: INTERFACE.to_owned(),
+        mac: None,
+        mtu: MAX_MTU_SINGLE,
+        peer: VethPeer {
+            name: PEER.to_owned(),
+            mac: None,
+            mtu: MAX_MTU_SINGLE,
+            netns: None,
+        },
+    })?;
+    let report = Trial::on(netlink).and_then(|trial| trial.report(without));
+    netlink.delete_link(INTERFACE)?;
+    report
+}
+
+struct Trial {
+    link: Link,
+    umem: &'static Umem,
+    pool: FramePool,
+}
+
+impl Trial {
+    fn on(netlink: &Netlink) -> Result<Self, ProbeError> {
+        let (umem, pool) = Umem::create(CHUNKS).map_err(ProbeError::Memory)?;
+        Ok(Self {
+            link: netlink.link(INTERFACE)?.ok_or(ProbeError::Vanished)?,
+            umem,
+            pool,
+        })
+    }
+
+    fn report(mut self, without: &[Feature]) -> Result<Report, ProbeError> {
+        program::try_attach(false, &self.link.name, self.link.index)?;
+        self.open(NONE)?;
+        let features = Feature::ALL
+            .into_iter()
+            .map(|feature| Finding {
+                feature,
+                state: if without.contains(&feature) {
+                    State::Without
+                } else {
+                    self.attempt(feature)
+                },
+                since: feature.since().to_owned(),
+                cost: feature.cost().to_owned(),
+            })
+            .collect();
+        Ok(Report {
+            kernel: uname().map_or_else(
+                |_| "unknown".to_owned(),
+                |name| name.release().to_string_lossy().into_owned(),
+            ),
+            features,
+        })
+    }
+
+    fn attempt(&mut self, feature: Feature) -> State {
+        if feature == Feature::MultiBuffer
+            && let Err(error) = program::try_attach(true, &self.link.name, self.link.index)
+        {
+            return State::Missing(error.to_string());
+        }
+        match self.open(feature.only()) {
+            Ok(()) => State::Present,
+            Err(error) => State::Missing(error.to_string()),
+        }
+    }
+
+    fn open(&mut self, features: Features) -> Result<(), XskError> {
+        let device = Device {
+            name: &self.link.name,
+            index: self.link.index,
+        };
+        let socket = Xsk::open(self.umem, 0, &device, features, None)?;
+        self.pool.reclaim(&socket.close());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(states: [State; 3]) -> Report {
+        let features = Feature::ALL.into_iter().zip(states);
+        Report {
+            kernel: "6.1.0".into(),
+            features: features
+                .map(|(feature, state)| Finding {
+                    feature,
+                    state,
+                    since: feature.since().into(),
+                    cost: feature.cost().into(),
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_feature_has_one_name() {
+        for feature in Feature::ALL {
+            assert_eq!(serde_json::to_value(feature).unwrap(), feature.name());
+            let value = feature.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), feature.name());
+        }
+    }
+
+    #[test]
+    fn only_what_is_present_is_used() {
+        let report = report([
+            State::Present,
+            State::Missing("bind: Invalid argument".into()),
+            State::Without,
+        ]);
+        let expected = Features {
+            multi_buffer: true,
+            ..NONE
+        };
+        assert_eq!(report.features(), expected);
+        assert_eq!(max_mtu(report.features()), 65_000);
+        assert_eq!(max_mtu(NONE), 3498);
+    }
+
+    #[test]
+    fn a_report_survives_the_socket() {
+        let report = report([State::Present, State::Missing("no".into()), State::Without]);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["features"][1]["feature"], "tx-metadata");
+        assert_eq!(json["features"][1]["state"], "missing");
+        assert_eq!(json["features"][1]["reason"], "no");
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+    }
+}

@@ -1,0 +1,387 @@
+//! The XDP program in the kernel: loading, maps, attachments and their pins.
+//!
+//! Every attachment is a `bpf_link` pinned in a bpf file system of our own, so
+//! that the program stays on its interface when the daemon dies: a pod's
+//! frames never reach the host's stack unfiltered. What our pin says is ours;
+//! any other program is foreign and left alone.
+
+mod pins;
+
+use std::error::Error;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::maps::{self, Array, MapData, MapError, XskMap};
+use aya::programs::links::FdLink;
+use aya::programs::xdp::XdpLink;
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+
+use pins::Pins;
+
+/// The action for frames of a port without a socket (`enum xdp_action`).
+const XDP_DROP: u32 = 1;
+
+/// A link whose pin was just removed goes away a little later, on a kernel
+/// worker (`bpf_link_put` in kernel/bpf/syscall.c). Until then its interface
+/// is busy.
+const LINK_GOES_AWAY: Duration = Duration::from_millis(200);
+
+/// How the program is loaded.
+#[derive(Debug, Clone)]
+pub struct ProgramOptions {
+    /// Take frames of several buffers (needs Linux 6.6).
+    pub multi_buffer: bool,
+    /// Slots of the maps, the host port's included.
+    pub slots: u16,
+    /// Where our bpf file system is, or is to be mounted.
+    pub bpffs: PathBuf,
+}
+
+/// Why the program could not be loaded, attached or taken off.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// The bpf file system or a pin in it.
+    #[error("{operation} {}: {cause}", path.display())]
+    Pins {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// The kernel refused the object's maps or the program.
+    #[error(
+        "load the XDP program {program}: {cause}; it needs Linux 5.12, CAP_BPF and CAP_NET_ADMIN"
+    )]
+    Load {
+        /// Which program.
+        program: &'static str,
+        /// What aya or the verifier said.
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// Somebody else's program is on the interface. It stays.
+    #[error(
+        "attach the XDP program to {interface}: another XDP program is attached there \
+         and is left alone; find its id and owner (`ip -details link show {interface}`, \
+         `bpftool net`) and let that remove it"
+    )]
+    Foreign {
+        /// The interface.
+        interface: String,
+    },
+    /// The kernel refused the attachment.
+    #[error("attach the XDP program to {interface}: {cause}{hint}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        cause: io::Error,
+        /// What to do, if known.
+        hint: &'static str,
+    },
+    /// An entry of a map.
+    #[error("{operation} {key} in the BPF map {map}: {cause}")]
+    Map {
+        /// What was tried.
+        operation: &'static str,
+        /// The entry.
+        key: u32,
+        /// The map.
+        map: &'static str,
+        /// What the kernel said.
+        cause: MapError,
+    },
+}
+
+/// The loaded program with its maps and attachments. Dropping it unloads the
+/// program, except where a pin holds it, and unmounts a file system without pins.
+pub struct PortProgram {
+    code: Code,
+    ports: maps::HashMap<MapData, u32, u32>,
+    sockets: XskMap<MapData>,
+    doorbell: MapData,
+    pins: Pins,
+}
+
+impl PortProgram {
+    /// Mounts the bpf file system and loads the program.
+    ///
+    /// # Errors
+    /// The mount or the load, with the kernel's reason.
+    pub fn load(options: &ProgramOptions) -> Result<Self, ProgramError> {
+        let pins = Pins::open(&options.bpffs)?;
+        let mut code = Code::load(options.multi_buffer, options.slots)?;
+        let ports = code.take(sluice_bpf::PORTS)?;
+        let sockets = code.take(sluice_bpf::SOCKETS)?;
+        let maps::Map::Array(doorbell) = code.take(sluice_bpf::DOORBELL)? else {
+            return Err(code.error("the map doorbell is not an array"));
+        };
+        Ok(Self {
+            ports: ports
+                .try_into()
+                .map_err(|error: MapError| code.error(error))?,
+            sockets: sockets
+                .try_into()
+                .map_err(|error: MapError| code.error(error))?,
+            doorbell,
+            pins,
+            code,
+        })
+    }
+
+    /// The doorbell map, for the worker to map into its memory.
+    #[must_use]
+    pub fn doorbell(&self) -> BorrowedFd<'_> {
+        self.doorbell.fd().as_fd()
+    }
+
+    /// Attaches the program to an interface and pins the attachment. Where a
+    /// dead daemon's program is still attached, ours takes its place at once:
+    /// not a frame passes between the two.
+    ///
+    /// # Errors
+    /// A foreign program is there, the kernel refuses, or the pin fails; then
+    /// nothing is attached.
+    pub fn attach(&mut self, interface: &str, index: u32) -> Result<(), ProgramError> {
+        if let Some(link) = self.pins.get(interface)? {
+            match self.code.take_over(link) {
+                Ok(_) => return Ok(()),
+                // The interface went, and another came by its name.
+                Err(_) => self.pins.remove(interface)?,
+            }
+        }
+        let link = self.code.attach(interface, index)?;
+        self.pins.add(interface, link)
+    }
+
+    /// Takes the program off an interface; does nothing where it is not on.
+    ///
+    /// # Errors
+    /// The pin could not be removed: the program stays attached.
+    pub fn detach(&mut self, interface: &str) -> Result<(), ProgramError> {
+        self.pins.remove(interface)
+    }
+
+    /// Lets the program find the slot of an interface's port.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn set_port(&mut self, index: u32, slot: u16) -> Result<(), ProgramError> {
+        self.ports
+            .insert(index, u32::from(slot), 0)
+            .map_err(|cause| ProgramError::Map {
+                operation: "set the port of interface",
+                key: index,
+                map: sluice_bpf::PORTS,
+                cause,
+            })
+    }
+
+    /// Forgets an interface; a success also if it is not known.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn clear_port(&mut self, index: u32) -> Result<(), ProgramError> {
+        absent_is_fine(self.ports.remove(&index)).map_err(|cause| ProgramError::Map {
+            operation: "clear the port of interface",
+            key: index,
+            map: sluice_bpf::PORTS,
+            cause,
+        })
+    }
+
+    /// Gives the frames of a slot to a socket.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn set_socket(&mut self, slot: u16, socket: &impl AsRawFd) -> Result<(), ProgramError> {
+        let key = u32::from(slot);
+        self.sockets
+            .set(key, socket.as_raw_fd(), 0)
+            .map_err(|cause| ProgramError::Map {
+                operation: "set the socket of slot",
+                key,
+                map: sluice_bpf::SOCKETS,
+                cause,
+            })
+    }
+
+    /// Takes the socket of a slot out; a success also if there is none.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn clear_socket(&mut self, slot: u16) -> Result<(), ProgramError> {
+        let key = u32::from(slot);
+        absent_is_fine(self.sockets.unset(key)).map_err(|cause| ProgramError::Map {
+            operation: "clear the socket of slot",
+            key,
+            map: sluice_bpf::SOCKETS,
+            cause,
+        })
+    }
+
+    /// Removes the pins of interfaces that do not exist any more: dead files.
+    ///
+    /// # Errors
+    /// The file system's reason.
+    pub fn prune(&self, exists: impl Fn(&str) -> bool) -> Result<(), ProgramError> {
+        self.pins.prune(exists)
+    }
+}
+
+/// Whether the kernel takes the program on this interface: loads it with tiny
+/// maps, attaches it, and takes both away again.
+///
+/// # Errors
+/// Why not.
+pub fn try_attach(multi_buffer: bool, interface: &str, index: u32) -> Result<(), ProgramError> {
+    Code::load(multi_buffer, 1)?.attach(interface, index)?;
+    Ok(())
+}
+
+/// One program of the loaded object.
+struct Code {
+    object: Ebpf,
+    program: &'static str,
+}
+
+impl Code {
+    fn load(multi_buffer: bool, slots: u16) -> Result<Self, ProgramError> {
+        let program = if multi_buffer {
+            sluice_bpf::PROGRAM_FRAGS
+        } else {
+            sluice_bpf::PROGRAM_SINGLE
+        };
+        load_object(program, slots)
+            .map(|object| Self { object, program })
+            .map_err(|cause| ProgramError::Load { program, cause })
+    }
+
+    fn error(&self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> ProgramError {
+        ProgramError::Load {
+            program: self.program,
+            cause: cause.into(),
+        }
+    }
+
+    fn take(&mut self, map: &str) -> Result<maps::Map, ProgramError> {
+        self.object
+            .take_map(map)
+            .ok_or_else(|| self.error(format!("the object has no map {map}")))
+    }
+
+    fn attach(&mut self, interface: &str, index: u32) -> Result<FdLink, ProgramError> {
+        let give_up = Instant::now() + LINK_GOES_AWAY;
+        loop {
+            let cause = match self.try_attach(index) {
+                Ok(link) => return Ok(link),
+                Err(cause) => cause,
+            };
+            let interface = interface.to_owned();
+            if !is_taken(&cause) {
+                let hint = attach_hint(&cause);
+                return Err(ProgramError::Attach {
+                    interface,
+                    cause,
+                    hint,
+                });
+            }
+            if Instant::now() > give_up {
+                return Err(ProgramError::Foreign { interface });
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn try_attach(&mut self, index: u32) -> io::Result<FdLink> {
+        let program = self.xdp()?;
+        // Driver mode and no fallback: generic XDP would copy every frame into
+        // one linear buffer first.
+        let id = program
+            .attach_to_if_index(index, XdpMode::Driver)
+            .map_err(into_io)?;
+        let link = program.take_link(id).map_err(into_io)?;
+        link.try_into().map_err(io::Error::other)
+    }
+
+    /// Replaces the program of an attached link by this one.
+    fn take_over(&mut self, link: FdLink) -> io::Result<FdLink> {
+        let link = XdpLink::try_from(link).map_err(io::Error::other)?;
+        let program = self.xdp()?;
+        let id = program.attach_to_link(link).map_err(into_io)?;
+        let link = program.take_link(id).map_err(into_io)?;
+        link.try_into().map_err(io::Error::other)
+    }
+
+    fn xdp(&mut self) -> io::Result<&mut Xdp> {
+        self.object
+            .program_mut(self.program)
+            .ok_or_else(|| io::Error::other("the object lost its program"))?
+            .try_into()
+            .map_err(into_io)
+    }
+}
+
+fn load_object(program: &str, slots: u16) -> Result<Ebpf, Box<dyn Error + Send + Sync>> {
+    let mut object = EbpfLoader::new()
+        .map_max_entries(sluice_bpf::PORTS, slots.into())
+        .map_max_entries(sluice_bpf::SOCKETS, slots.into())
+        .map_max_entries(sluice_bpf::DOORBELL, sluice_bpf::doorbell_words(slots))
+        .load(sluice_bpf::OBJECT)?;
+    let action = object
+        .map_mut(sluice_bpf::NO_SOCKET_ACTION)
+        .ok_or("the object has no map no_socket_action")?;
+    Array::<_, u32>::try_from(action)?.set(0, XDP_DROP, 0)?;
+    let xdp: &mut Xdp = object
+        .program_mut(program)
+        .ok_or("the object has no such program")?
+        .try_into()?;
+    xdp.load()?;
+    Ok(object)
+}
+
+/// The errno is what tells the cases apart; aya wraps it.
+fn into_io(error: aya::programs::ProgramError) -> io::Error {
+    match error {
+        aya::programs::ProgramError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+/// EBUSY: a link or a netlink attachment is there. EEXIST: one in another mode
+/// (`dev_xdp_attach` in net/core/dev.c).
+fn is_taken(cause: &io::Error) -> bool {
+    matches!(cause.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+/// `veth_xdp_set` in drivers/net/veth.c.
+fn attach_hint(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOSPC) => {
+            "; the veth's other end has more TX queues than this one has RX queues: \
+             create both with one"
+        }
+        Some(libc::ERANGE) => {
+            "; the MTU of the veth's other end is too large for a program without multi-buffer"
+        }
+        Some(libc::EOPNOTSUPP) => "; the interface's driver has no native XDP: is it a veth?",
+        _ => "",
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,118 @@
+//! Our bpf file system: `links/<interface>` is the pin of its attachment.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::ProgramError;
+
+/// The folder of pins. An attachment lives as long as its file.
+#[derive(Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+    links: PathBuf,
+}
+
+impl Pins {
+    /// Mounts a bpf file system at `root`, unless there is one.
+    pub(super) fn open(root: &Path) -> Result<Self, ProgramError> {
+        make_folder(root)?;
+        let kind = statfs(root).map_err(|errno| failed("look at", root, errno.into()))?;
+        if kind.filesystem_type() != BPF_FS_MAGIC {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("bpf"), root, Some("bpf"), flags, Some("mode=0700"))
+                .map_err(|errno| failed("mount a bpf file system at", root, errno.into()))?;
+        }
+        let links = root.join("links");
+        make_folder(&links)?;
+        Ok(Self {
+            root: root.to_owned(),
+            links,
+        })
+    }
+
+    pub(super) fn get(&self, interface: &str) -> Result<Option<FdLink>, ProgramError> {
+        let path = self.links.join(interface);
+        match PinnedLink::from_pin(&path) {
+            Ok(link) => Ok(Some(link.into())),
+            Err(LinkError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
+            Err(cause) => Err(failed("open the pin", &path, io::Error::other(cause))),
+        }
+    }
+
+    pub(super) fn add(&self, interface: &str, link: FdLink) -> Result<(), ProgramError> {
+        let path = self.links.join(interface);
+        link.pin(&path)
+            .map(drop)
+            .map_err(|cause| failed("pin the XDP attachment at", &path, io::Error::other(cause)))
+    }
+
+    /// A success also if there is no such pin.
+    pub(super) fn remove(&self, interface: &str) -> Result<(), ProgramError> {
+        let path = self.links.join(interface);
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove the pin", &path, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn prune(&self, exists: impl Fn(&str) -> bool) -> Result<(), ProgramError> {
+        let list = fs::read_dir(&self.links);
+        for entry in list.map_err(|cause| failed("list", &self.links, cause))? {
+            let name = entry
+                .map_err(|cause| failed("list", &self.links, cause))?
+                .file_name();
+            let name = name.to_string_lossy();
+            if !exists(&name) {
+                self.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmounts the file system if no pin is left.
+    fn close(&self) -> Result<(), ProgramError> {
+        let Self { root, links } = self;
+        match fs::remove_dir(links) {
+            Err(cause) if cause.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(()),
+            other => other.map_err(|cause| failed("remove", links, cause))?,
+        }
+        umount(root).map_err(|errno| failed("unmount", root, errno.into()))?;
+        fs::remove_dir(root).map_err(|cause| failed("remove", root, cause))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "could not clean up");
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), ProgramError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|cause| failed("create the folder", path, cause))
+}
+
+fn failed(operation: &'static str, path: &Path, cause: io::Error) -> ProgramError {
+    ProgramError::Pins {
+        operation,
+        path: path.to_owned(),
+        cause,
+    }
+}

@@ -1,0 +1,49 @@
+//! `sluiced run`: the daemon's life.
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use sluice_dataplane::node::Node;
+use sluice_dataplane::server::Server;
+use tracing::Level;
+
+use crate::cli::{LogLevel, RunArgs};
+use crate::conflist;
+use crate::signals::Signals;
+
+/// How often the daemon looks whether its worker is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Serves until a signal asks to stop. Returning is the clean exit.
+pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
+    log_to_stderr(arguments.log_level);
+    let settings = conflist::settings(&arguments.settings)?;
+    let signals = Signals::block()?;
+    // First: its lock on the folder keeps a second daemon from touching the
+    // first one's pins and host port. Clients may connect and wait.
+    let mut server = Server::bind(&settings.socket())?;
+    server.watch(signals.as_fd())?;
+    let mut node = Node::start(settings, &arguments.without)?;
+    tracing::info!("ready");
+    loop {
+        if let Some(signal) = signals.pending()? {
+            tracing::info!(signal, attached = node.attached(), "stopping");
+            return Ok(());
+        }
+        if !node.is_alive() {
+            return Err("the worker is gone; its panic is above".into());
+        }
+        server.turn(HEARTBEAT, |request| node.handle(request))?;
+    }
+}
+
+fn log_to_stderr(level: LogLevel) {
+    tracing_subscriber::fmt()
+        .with_max_level(Level::from(level))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,320 @@
+//! `sluiced show`: what the daemon says, as tables for people.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Deserialize;
+use serde_json::Value;
+use sluice_control::{Client, DataplaneSettings, PodAddress, Request};
+use sluice_dataplane::probe::{Report, State};
+
+use crate::cli::{ShowArgs, What};
+
+/// As much of a container ID as tells containers apart, as `crictl ps` shows.
+const SHORT_ID: usize = 13;
+
+pub(crate) fn show(arguments: &ShowArgs) -> Result<(), Box<dyn Error>> {
+    let settings = DataplaneSettings {
+        run_dir: arguments.run_dir.clone(),
+        ..DataplaneSettings::default()
+    };
+    let answer = Client::new(&settings.socket()).ask(match arguments.what {
+        What::Ports => Request::ShowPorts,
+        What::Stats => Request::ShowStats,
+        What::Kernel => Request::ShowKernel,
+    })?;
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&answer)?
+    } else {
+        render(arguments.what, answer)?
+    };
+    println!("{}", text.trim_end());
+    Ok(())
+}
+
+fn render(what: What, answer: Value) -> Result<String, serde_json::Error> {
+    Ok(match what {
+        What::Ports => ports(&serde_json::from_value::<Vec<PortRow>>(answer)?),
+        What::Stats => stats(&serde_json::from_value(answer)?),
+        What::Kernel => kernel(&serde_json::from_value(answer)?),
+    })
+}
+
+/// As much of a port's row as the table has.
+#[derive(Debug, Deserialize)]
+struct PortRow {
+    interface: String,
+    #[serde(default)]
+    addresses: Vec<PodAddress>,
+    #[serde(default)]
+    container_id: String,
+    #[serde(default)]
+    network: String,
+    counters: PortCounters,
+}
+
+#[derive(Debug, Deserialize)]
+struct PortCounters {
+    rx_frames: u64,
+    rx_bytes: u64,
+    tx_frames: u64,
+    tx_bytes: u64,
+    drops: BTreeMap<String, u64>,
+}
+
+fn ports(rows: &[PortRow]) -> String {
+    let mut table = table(&[
+        "INTERFACE",
+        "ADDRESSES",
+        "CONTAINER",
+        "NETWORK",
+        "FRAMES FROM",
+        "BYTES FROM",
+        "FRAMES TO",
+        "BYTES TO",
+        "DROPS",
+    ]);
+    for row in rows {
+        let addresses: Vec<String> = row
+            .addresses
+            .iter()
+            .map(|pod| pod.address.addr().to_string())
+            .collect();
+        let counters = &row.counters;
+        table.add_row([
+            row.interface.clone(),
+            or_dash(addresses.join(" ")),
+            or_dash(row.container_id.chars().take(SHORT_ID).collect()),
+            or_dash(row.network.clone()),
+            counters.rx_frames.to_string(),
+            counters.rx_bytes.to_string(),
+            counters.tx_frames.to_string(),
+            counters.tx_bytes.to_string(),
+            counters.drops.values().sum::<u64>().to_string(),
+        ]);
+    }
+    for column in 4..9 {
+        align_right(&mut table, column);
+    }
+    table.to_string()
+}
+
+#[derive(Debug, Deserialize)]
+struct Stats {
+    ports: u64,
+    worker: WorkerStats,
+    drops: Vec<DropRow>,
+    xdp_statistics: BTreeMap<String, u64>,
+    chunks: Chunks,
+}
+
+#[derive(Debug, Deserialize)]
+struct WorkerStats {
+    turns: u64,
+    busy_turns: u64,
+    sleeps: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct DropRow {
+    reason: String,
+    frames: u64,
+    help: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Chunks {
+    total: u64,
+    free: u64,
+    fill: u64,
+    tx: u64,
+    unaccounted: i64,
+}
+
+fn stats(stats: &Stats) -> String {
+    let WorkerStats {
+        turns,
+        busy_turns,
+        sleeps,
+    } = stats.worker;
+    let Chunks {
+        total,
+        free,
+        fill,
+        tx,
+        unaccounted,
+    } = stats.chunks;
+    let sum = match unaccounted {
+        0 => "they add up".to_owned(),
+        off => format!("{off} on their way (zero when there is no traffic, else a leak)"),
+    };
+    let mut text = format!(
+        "ports   {} with the host port\n\
+         worker  {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
+         chunks  {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
+        stats.ports
+    );
+    let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
+    for row in stats.drops.iter().filter(|row| row.frames > 0) {
+        drops.add_row([row.reason.clone(), row.frames.to_string(), row.help.clone()]);
+    }
+    for (name, help) in KERNEL_DROPS {
+        let frames = stats.xdp_statistics.get(*name).copied().unwrap_or(0);
+        if frames > 0 {
+            drops.add_row([(*name).to_owned(), frames.to_string(), (*help).to_owned()]);
+        }
+    }
+    align_right(&mut drops, 1);
+    if drops.row_count() == 0 {
+        text.push_str("No attached port has dropped a frame.");
+    } else {
+        let _ = write!(text, "{drops}");
+    }
+    text
+}
+
+/// What the kernel drops before the dataplane sees it (`XDP_STATISTICS`).
+const KERNEL_DROPS: &[(&str, &str)] = &[
+    (
+        "rx_dropped",
+        "by the kernel: no free chunk in the FILL ring, or a frame too large",
+    ),
+    (
+        "rx_ring_full",
+        "by the kernel: the worker did not keep up; give it a CPU (dataplane.cpus)",
+    ),
+    (
+        "tx_invalid_descs",
+        "by the kernel: a descriptor it refused; please report it",
+    ),
+];
+
+fn kernel(report: &Report) -> String {
+    let mut table = table(&["FEATURE", "STATE", "SINCE LINUX", "WHAT FOR"]);
+    let mut reasons = String::new();
+    for finding in &report.features {
+        let name = finding.feature.name();
+        let state = match &finding.state {
+            State::Present => "present",
+            State::Missing(reason) => {
+                let _ = writeln!(reasons, "{name}: {reason}");
+                "missing"
+            }
+            State::Without => "off (--without)",
+        };
+        table.add_row([name, state, &finding.since, &finding.cost]);
+    }
+    format!("Linux {}\n\n{table}\n{reasons}", report.kernel)
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    table
+}
+
+fn align_right(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn counters() -> Value {
+        json!({"rx_frames": 11, "rx_bytes": 1100, "tx_frames": 22, "tx_bytes": 2200,
+               "drops": {"martian": 3, "no-pod": 4}, "answered": 0})
+    }
+
+    #[test]
+    fn a_port_is_a_line() {
+        let rows = json!([
+            {"kind": "host", "interface": "sluice-dp", "counters": counters()},
+            {"kind": "pod", "interface": "slv1", "network": "pods",
+             "container_id": "0123456789abcdef0123", "counters": counters(),
+             "addresses": [{"address": "10.77.0.11/24", "gateway": "10.77.0.1"},
+                           {"address": "fd00::11/64", "gateway": "fe80::1"}]},
+        ]);
+        let text = render(What::Ports, rows).unwrap();
+        let words = |line: usize| -> Vec<&str> {
+            text.lines().nth(line).unwrap().split_whitespace().collect()
+        };
+        assert_eq!(
+            words(1),
+            ["sluice-dp", "-", "-", "-", "11", "1100", "22", "2200", "7"]
+        );
+        assert_eq!(
+            words(2),
+            [
+                "slv1",
+                "10.77.0.11",
+                "fd00::11",
+                "0123456789abc",
+                "pods",
+                "11",
+                "1100",
+                "22",
+                "2200",
+                "7"
+            ]
+        );
+    }
+
+    fn stats_with(unaccounted: i64, dropped: u64) -> String {
+        let answer = json!({
+            "ports": 2,
+            "worker": {"turns": 9, "busy_turns": 4, "sleeps": 3, "chunks": 0},
+            "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
+                      {"reason": "no-pod", "frames": 0, "help": "nobody"}],
+            "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
+            "chunks": {"total": 100, "free": 60, "fill": 30, "tx": 10, "unaccounted": unaccounted},
+        });
+        render(What::Stats, answer).unwrap()
+    }
+
+    #[test]
+    fn chunks_that_add_up_say_so() {
+        assert!(stats_with(0, 0).contains("10 being sent: they add up"));
+        assert!(stats_with(5, 0).contains("5 on their way"));
+    }
+
+    #[test]
+    fn only_drops_that_happened_are_listed() {
+        let text = stats_with(0, 7);
+        assert!(
+            text.contains("martian") && text.contains("loopback"),
+            "{text}"
+        );
+        assert!(text.contains("rx_ring_full"), "{text}");
+        assert!(
+            !text.contains("no-pod") && !text.contains("rx_dropped"),
+            "{text}"
+        );
+        assert!(stats_with(0, 0).contains("No attached port has dropped"));
+    }
+
+    #[test]
+    fn a_missing_feature_says_why() {
+        let answer = json!({"kernel": "6.1.0", "features": [
+            {"feature": "multi-buffer", "state": "missing", "reason": "bind: EINVAL",
+             "since": "6.6", "cost": "jumbo frames"},
+            {"feature": "tx-metadata", "state": "without", "since": "6.8", "cost": "checksums"},
+        ]});
+        let text = render(What::Kernel, answer).unwrap();
+        assert!(text.contains("multi-buffer: bind: EINVAL"), "{text}");
+        assert!(text.contains("off (--without)"), "{text}");
+    }
+}

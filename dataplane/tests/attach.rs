@@ -1,0 +1,363 @@
+//! A whole node in a real namespace: what attaching and detaching do to the
+//! kernel, and what is refused. Needs root.
+
+mod common;
+
+use std::path::Path;
+
+use common::{TestNetns, wait_until};
+use ipnet::IpNet;
+use serde_json::Value;
+use sluice_control::{
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Refusal,
+    Request, Response,
+};
+use sluice_dataplane::host_port::GATEWAY_MAC;
+use sluice_dataplane::node::Node;
+use sluice_dataplane::probe::Feature;
+use sluice_link::{Netlink, VethPair, VethPeer};
+
+const MAX_PORTS: u16 = 2;
+
+fn start(folder: &Path) -> Node {
+    let settings = DataplaneSettings {
+        run_dir: folder.to_owned(),
+        max_ports: MAX_PORTS,
+        ..DataplaneSettings::default()
+    };
+    Node::start(settings, &[]).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs `test` with a node in a namespace, and sees to it that nothing is left.
+fn with_node(test: impl FnOnce(&TestNetns, &mut Node) + Send) {
+    let netns = TestNetns::new("node");
+    let folder = tempfile::tempdir().unwrap();
+    let before = netns.state();
+    netns.run(|| {
+        let mut node = start(folder.path());
+        wait_until("the host port is up", || {
+            ["sluice0", "sluice-dp"]
+                .iter()
+                .all(|end| netns.ip_json(&format!("link show dev {end}"))[0]["operstate"] == "UP")
+        });
+        let started = netns.state();
+        test(&netns, &mut node);
+        assert_eq!(node.attached(), 0, "the test detaches what it attached");
+        netns.returns_to(&started);
+    });
+    assert_eq!(netns.state(), before);
+    let left: Vec<_> = folder.path().read_dir().unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Pod `number` of a network, its veth not made yet.
+fn pod(number: u8) -> Attachment {
+    let addresses = [
+        (format!("10.77.0.{number}/24"), "10.77.0.1"),
+        (format!("fd00:77::{number}/64"), "fe80::1"),
+    ];
+    Attachment {
+        id: AttachmentId {
+            network: "pods".into(),
+            container_id: format!("c{number}"),
+            ifname: "eth0".into(),
+        },
+        host_ifname: format!("slv{number}"),
+        pod_mac: [2, 0, 0, 0, 0, number],
+        addresses: addresses
+            .map(|(address, gateway)| PodAddress {
+                address: address.parse::<IpNet>().unwrap(),
+                gateway: gateway.parse().unwrap(),
+            })
+            .into(),
+        mtu: 65_000,
+        ip_masq: true,
+    }
+}
+
+fn make_veth(attachment: &Attachment) {
+    let pair = VethPair {
+        name: attachment.host_ifname.clone(),
+        mac: Some(GATEWAY_MAC),
+        mtu: attachment.mtu,
+        peer: VethPeer {
+            name: format!("{}-pod", attachment.host_ifname),
+            mac: Some(attachment.pod_mac),
+            mtu: attachment.mtu,
+            netns: None,
+        },
+    };
+    Netlink::new().unwrap().create_veth(&pair).unwrap();
+}
+
+fn delete_veth(attachment: &Attachment) {
+    let deleted = Netlink::new().unwrap().delete_link(&attachment.host_ifname);
+    assert!(deleted.unwrap(), "{} was there", attachment.host_ifname);
+}
+
+fn attach(node: &mut Node, attachment: &Attachment) -> Result<(), Refusal> {
+    let attachment = attachment.clone();
+    match node.handle(Request::Attach { attachment }) {
+        Response::Ok(_) => Ok(()),
+        Response::Error(refusal) => Err(refusal),
+    }
+}
+
+fn detach(node: &mut Node, attachment: &Attachment) {
+    let id = attachment.id.clone();
+    let response = node.handle(Request::Detach { id });
+    assert_eq!(response, Response::Ok(Value::Null));
+}
+
+fn refused(node: &mut Node, attachment: &Attachment, code: ErrorCode, why: &str) {
+    let refusal = attach(node, attachment).expect_err(why);
+    assert_eq!(refusal.code, code, "{refusal}");
+    let message = refusal.to_string();
+    assert!(message.contains(why), "{message:?} lacks {why:?}");
+    assert!(message.contains(&attachment.id.to_string()), "{message}");
+}
+
+fn ask(node: &mut Node, request: Request) -> Value {
+    match node.handle(request) {
+        Response::Ok(value) => value,
+        Response::Error(refusal) => panic!("{refusal}"),
+    }
+}
+
+#[test]
+fn a_pod_is_attached_and_detached() {
+    with_node(|netns, node| {
+        let pod = pod(11);
+        make_veth(&pod);
+        attach(node, &pod).unwrap();
+        let link = &netns.ip_json("link show dev slv11")[0];
+        assert!(link["xdp"]["prog"]["id"].is_u64(), "{link}");
+        assert!(link["flags"].as_array().unwrap().contains(&"UP".into()));
+        let routes = netns.ip("route show proto 83");
+        assert!(routes.contains("10.77.0.11 via 169.254.1.2"), "{routes}");
+        assert!(
+            netns
+                .ip("-6 route show proto 83")
+                .contains("fd00:77::11 via fe80::1")
+        );
+        assert!(
+            netns
+                .command("nft", &["list", "ruleset"])
+                .contains("10.77.0.0/24")
+        );
+
+        let rows = ask(node, Request::ShowPorts);
+        assert_eq!(rows[0]["kind"], "host");
+        assert_eq!(rows[1]["interface"], "slv11");
+        assert_eq!(rows[1]["container_id"], "c11");
+        assert_eq!(rows[1]["mac"], "02:00:00:00:00:0b");
+        assert_eq!(ask(node, Request::ShowStats)["chunks"]["unaccounted"], 0);
+
+        // The runtime may repeat both.
+        attach(node, &pod).unwrap();
+        assert_eq!(node.attached(), 1);
+        detach(node, &pod);
+        detach(node, &pod);
+        assert_eq!(ask(node, Request::ShowStats)["chunks"]["unaccounted"], 0);
+        delete_veth(&pod);
+    });
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_and_leaves_nothing() {
+    with_node(|netns, node| {
+        let good = pod(11);
+        refused(node, &good, ErrorCode::Failed, "no interface slv11");
+
+        netns.ip("link add slv11 type veth peer name other");
+        refused(node, &good, ErrorCode::Invalid, "not the host's end");
+        delete_veth(&good);
+        let mut own = good.clone();
+        own.host_ifname = "sluice-dp".into();
+        refused(node, &own, ErrorCode::Invalid, "not the host's end");
+
+        make_veth(&good);
+        let before = netns.state();
+        let mut odd = good.clone();
+        odd.mtu = 65_001;
+        refused(node, &odd, ErrorCode::Invalid, "above 65000");
+        odd = good.clone();
+        odd.addresses.clear();
+        refused(node, &odd, ErrorCode::Invalid, "no address");
+        odd = good.clone();
+        odd.addresses[0].address = "169.254.1.1/32".parse().unwrap();
+        refused(node, &odd, ErrorCode::Conflict, "a gateway of this node");
+        assert_eq!(netns.state(), before);
+        delete_veth(&good);
+    });
+}
+
+#[test]
+fn an_address_an_interface_and_an_attachment_have_one_holder() {
+    with_node(|_, node| {
+        let (first, second) = (pod(11), pod(12));
+        make_veth(&first);
+        make_veth(&second);
+        attach(node, &first).unwrap();
+
+        let mut other = first.clone();
+        other.pod_mac = [2, 0, 0, 0, 0, 99];
+        refused(node, &other, ErrorCode::Conflict, "attached already");
+        let mut other = second.clone();
+        other.addresses = first.addresses.clone();
+        refused(
+            node,
+            &other,
+            ErrorCode::Conflict,
+            "10.77.0.11 belongs to eth0 of container c11",
+        );
+        let mut other = second.clone();
+        other.host_ifname = first.host_ifname.clone();
+        refused(
+            node,
+            &other,
+            ErrorCode::Conflict,
+            "slv11 belongs to eth0 of container c11",
+        );
+        let mut other = second.clone();
+        other.addresses[0].gateway = "10.77.0.11".parse().unwrap();
+        refused(
+            node,
+            &other,
+            ErrorCode::Conflict,
+            "is the address of eth0 of container c11",
+        );
+        let mut other = second.clone();
+        other.addresses[0].address = "10.77.0.1/24".parse().unwrap();
+        other.addresses[0].gateway = "10.77.0.2".parse().unwrap();
+        refused(node, &other, ErrorCode::Conflict, "10.77.0.1 is a gateway");
+
+        attach(node, &second).unwrap();
+        for pod in [&first, &second] {
+            detach(node, pod);
+            delete_veth(pod);
+        }
+    });
+}
+
+#[test]
+fn a_full_node_says_how_to_make_room() {
+    with_node(|netns, node| {
+        let pods: Vec<_> = (11..=13).map(pod).collect();
+        for pod in &pods {
+            make_veth(pod);
+        }
+        attach(node, &pods[0]).unwrap();
+        attach(node, &pods[1]).unwrap();
+        let before = netns.state();
+        refused(node, &pods[2], ErrorCode::Exhausted, "dataplane.maxPorts");
+        assert_eq!(netns.state(), before);
+        detach(node, &pods[0]);
+        attach(node, &pods[2]).unwrap();
+        detach(node, &pods[1]);
+        detach(node, &pods[2]);
+        pods.iter().for_each(delete_veth);
+    });
+}
+
+/// The XDP program cannot be attached: all that came before is undone.
+#[test]
+fn a_failure_half_way_leaves_nothing() {
+    with_node(|netns, node| {
+        let mut pod = pod(11);
+        pod.mtu = 1500;
+        make_veth(&pod);
+        let path = netns.command("mktemp", &[]);
+        let path = path.trim();
+        std::fs::write(path, sluice_bpf::OBJECT).unwrap();
+        netns.ip(&format!("link set dev slv11 xdpdrv obj {path} sec xdp"));
+        std::fs::remove_file(path).unwrap();
+        let before = netns.state();
+        refused(node, &pod, ErrorCode::Conflict, "another XDP program");
+        assert_eq!(netns.state(), before);
+        netns.ip("link set dev slv11 xdpdrv off");
+        attach(node, &pod).unwrap();
+        detach(node, &pod);
+        delete_veth(&pod);
+    });
+}
+
+#[test]
+fn a_pod_whose_interface_vanished_holds_nothing() {
+    with_node(|_, node| {
+        let pod = pod(11);
+        make_veth(&pod);
+        attach(node, &pod).unwrap();
+        delete_veth(&pod);
+        // Its container comes back on an interface of the same name,
+        make_veth(&pod);
+        attach(node, &pod).unwrap();
+        delete_veth(&pod);
+        // and then its address goes to another.
+        let mut heir = self::pod(12);
+        heir.addresses = pod.addresses.clone();
+        make_veth(&heir);
+        attach(node, &heir).unwrap();
+        assert_eq!(node.attached(), 1);
+        delete_veth(&heir);
+        detach(node, &heir);
+        assert_eq!(ask(node, Request::ShowStats)["chunks"]["unaccounted"], 0);
+    });
+}
+
+/// A pod must not reach the host's stack unfiltered because the daemon ended.
+#[test]
+fn a_pod_still_attached_at_exit_is_cut_off() {
+    let netns = TestNetns::new("node");
+    let folder = tempfile::tempdir().unwrap();
+    let pod = pod(11);
+    let has_program = || netns.ip_json("link show dev slv11")[0]["xdp"]["prog"].is_object();
+    netns.run(|| {
+        let mut node = start(folder.path());
+        make_veth(&pod);
+        attach(&mut node, &pod).unwrap();
+        drop(node);
+        assert!(has_program());
+        assert!(folder.path().join("bpf/links/slv11").exists());
+        // The next daemon neither serves it nor lets it loose,
+        let mut node = start(folder.path());
+        assert!(has_program());
+        // unless the plugin adds it anew.
+        attach(&mut node, &pod).unwrap();
+        detach(&mut node, &pod);
+        delete_veth(&pod);
+    });
+    assert!(!folder.path().join("bpf").exists());
+}
+
+#[test]
+fn the_plugin_learns_what_it_needs() {
+    let netns = TestNetns::new("node");
+    let folder = tempfile::tempdir().unwrap();
+    netns.ip("link add up0 mtu 1400 type veth peer name far0");
+    netns.ip("link set up0 up");
+    netns.ip("address add 192.0.2.1/24 dev up0");
+    netns.ip("route add default via 192.0.2.2");
+    netns.run(|| {
+        let settings = DataplaneSettings {
+            run_dir: folder.path().to_owned(),
+            max_ports: MAX_PORTS,
+            ..DataplaneSettings::default()
+        };
+        let without = [Feature::MultiBuffer, Feature::TxMetadata];
+        let mut node = Node::start(settings.clone(), &without).unwrap();
+        let facts: NodeFacts = serde_json::from_value(ask(&mut node, Request::Describe)).unwrap();
+        assert_eq!(
+            facts,
+            NodeFacts {
+                gateway_mac: GATEWAY_MAC,
+                max_mtu: 3498,
+                uplink_mtu: 1400,
+                checksum_offload: false,
+                settings,
+            }
+        );
+        let kernel = ask(&mut node, Request::ShowKernel);
+        assert_eq!(kernel["features"][0]["state"], "without");
+    });
+}
