@@ -13,6 +13,9 @@
 //!
 //! A tunnel is a datagram whose payload is another one: see [`vxlan`],
 //! [`geneve`] and [`gre`], or [`raw`] around [`Datagram::packet`].
+//!
+//! What cannot be a packet (addresses of two IP versions, more than 65,535
+//! bytes) panics.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

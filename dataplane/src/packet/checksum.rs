@@ -9,7 +9,7 @@ use std::net::IpAddr;
 /// A ones' complement sum over bytes that may lie in several slices.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum {
-    /// Not folded; below 2^34 between calls.
+    /// Below 2^33; see [`halves`].
     value: u64,
     /// The bytes so far were odd in number: the next one is a low byte.
     odd: bool,
@@ -30,13 +30,10 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> Self {
-        let length = len.to_be();
-        let value = address(src)
-            + address(dst)
-            + u64::from(u16::from(protocol).to_be())
-            + u64::from(length);
+        let protocol = u16::from(protocol).to_be();
+        let sum = address(src) + address(dst) + u64::from(protocol) + u64::from(len.to_be());
         Self {
-            value: partly_folded(value),
+            value: halves(sum),
             odd: false,
         }
     }
@@ -49,7 +46,7 @@ impl Sum {
             // RFC 1071 section 2 (B): what starts in a low byte is swapped.
             sum = u64::from(folded(sum).swap_bytes());
         }
-        self.value = partly_folded(self.value + sum);
+        self.value = halves(self.value + sum);
         self.odd ^= bytes.len() % 2 == 1;
     }
 
@@ -108,7 +105,7 @@ fn sum(bytes: &[u8]) -> u64 {
     if let [last] = rest {
         sum += u64::from(u16::from_ne_bytes([*last, 0]));
     }
-    partly_folded(sum)
+    halves(sum)
 }
 
 #[inline]
@@ -119,21 +116,15 @@ fn address(address: IpAddr) -> u64 {
     }
 }
 
+/// Both halves of `sum` added: the same in ones' complement, and below 2^33.
 #[inline]
-const fn halves(word: u64) -> u64 {
-    (word & 0xffff_ffff) + (word >> 32)
-}
-
-/// To below 2^33.
-#[inline]
-const fn partly_folded(sum: u64) -> u64 {
-    halves(sum)
+const fn halves(sum: u64) -> u64 {
+    (sum & 0xffff_ffff) + (sum >> 32)
 }
 
 #[inline]
 const fn folded(sum: u64) -> u16 {
     let sum = halves(halves(sum));
-    let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     (sum & 0xffff) as u16
