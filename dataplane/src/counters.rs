@@ -62,8 +62,11 @@ impl Drops {
 /// What a port counts. Bytes are Ethernet bytes without the frame check
 /// sequence, as in the pod's interface statistics.
 ///
-/// Every frame received ends in one place: `rx_frames` = forwarded + answered
-/// + drops of the departure, and `tx_frames` = forwarded to it + answers to it.
+/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` + drops.
+/// Every frame received, and every ICMP error made of one that was dropped, is
+/// queued to a port or dropped. What a port's kernel then does with a queued
+/// frame is not in here: an interface that is down on the pod's side takes and
+/// loses it.
 #[derive(Debug, Default)]
 pub struct PortCounters {
     /// Frames that came from the port.

@@ -34,7 +34,6 @@ pub struct Engine {
     dirty: Vec<u16>,
     /// Slots whose FILL ring the pool could not fill.
     hungry: Vec<u16>,
-    batch: Batch,
     counters: Arc<NodeCounters>,
 }
 
@@ -63,7 +62,6 @@ impl Engine {
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
-            batch: Batch::new(),
             counters,
         }
     }
@@ -135,7 +133,7 @@ impl Engine {
     }
 
     /// Takes back the chunks of a removed port's closed socket.
-    pub fn reclaim(&mut self, closed: &Closed) -> u32 {
+    pub fn reclaim(&mut self, closed: Closed) -> u32 {
         let chunks = self.pool.reclaim(closed);
         self.counters.reclaimed_chunks.add(chunks.into());
         self.counters
@@ -162,16 +160,20 @@ impl Engine {
             self.feed();
         }
         self.hear_doorbell();
+        let mut batch = Batch::new();
         let mut frames = 0;
         let mut i = 0;
         while let Some(&slot) = self.active.get(i) {
-            let got = self.serve(slot, now);
-            frames += got;
-            if got == 0 && self.retire(slot, now) {
-                self.active.swap_remove(i);
-            } else {
-                i += 1;
+            let mut got = self.serve(slot, &mut batch, now);
+            if got == 0 && self.is_silent(slot, now) {
+                got = self.retire(slot, &mut batch, now);
+                if got == 0 {
+                    self.active.swap_remove(i);
+                    continue;
+                }
             }
+            frames += got;
+            i += 1;
         }
         let pending = self.flush(now) || !self.hungry.is_empty();
         self.counters.turns.add(1);
@@ -190,12 +192,14 @@ impl Engine {
         for port in self.ports.iter_mut().flatten() {
             port.xsk.reap(&mut self.pool);
         }
-        for slot in std::mem::take(&mut self.hungry) {
-            if let Some(port) = self.ports[usize::from(slot)].as_deref_mut() {
-                port.hungry = false;
-                refill(port, &mut self.pool, &mut self.hungry);
-            }
-        }
+        let (ports, pool) = (&mut self.ports, &mut self.pool);
+        self.hungry.retain(|slot| {
+            let Some(port) = ports[usize::from(*slot)].as_deref_mut() else {
+                return false;
+            };
+            port.hungry = !port.xsk.refill(pool);
+            port.hungry
+        });
     }
 
     /// Lists the ports whose bell has rung.
@@ -216,33 +220,32 @@ impl Engine {
         }
     }
 
-    /// Stops looking at a port that has been silent, unless a frame came in
-    /// between.
-    fn retire(&mut self, slot: u16, now: Nanos) -> bool {
-        let Some(port) = self.ports[usize::from(slot)].as_deref() else {
-            return true;
-        };
-        if now - port.last_frame < SILENCE {
-            return false;
-        }
+    fn is_silent(&self, slot: u16, now: Nanos) -> bool {
+        self.ports[usize::from(slot)]
+            .as_deref()
+            .is_none_or(|port| now - port.last_frame >= SILENCE)
+    }
+
+    /// Stops looking at a silent port, unless frames came in between: gives
+    /// how many.
+    fn retire(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> usize {
         // The bell rings before the frame is in the ring. Cleared first and
         // looked at last, a frame that is there is seen; one that is not yet
         // there wakes epoll.
         self.doorbell.clear(slot);
-        if self.serve(slot, now) > 0 {
-            return false;
+        let got = self.serve(slot, batch, now);
+        if got == 0 {
+            self.listed[usize::from(slot / 64)] &= !(1 << (slot % 64));
         }
-        self.listed[usize::from(slot / 64)] &= !(1 << (slot % 64));
-        true
+        got
     }
 
     /// Takes one batch from a port through the pipeline.
-    fn serve(&mut self, slot: u16, now: Nanos) -> usize {
+    fn serve(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> usize {
         let Some(port) = self.ports[usize::from(slot)].as_deref_mut() else {
             return 0;
         };
-        let mut batch = std::mem::take(&mut self.batch);
-        port.xsk.receive(&mut batch);
+        port.xsk.receive(batch);
         let got = batch.len();
         if got > 0 {
             port.last_frame = now;
@@ -252,9 +255,8 @@ impl Engine {
             let bytes: u64 = batch.iter().map(|frame| u64::from(frame.len())).sum();
             port.counters.rx_bytes.add(bytes);
             port.publish_gauges();
-            self.forward(slot, &mut batch, now);
+            self.forward(slot, batch, now);
         }
-        self.batch = batch;
         got
     }
 
@@ -314,11 +316,12 @@ impl Engine {
             return;
         };
         let len = frame.len();
-        let queued = if now < port.down_until {
+        let queued = if port.is_down(&mut self.pool, now) {
             Err((frame, DropReason::PortDown))
+        } else if !port.has_share(frame.chunks(), &mut self.pool) {
+            Err((frame, DropReason::TxRingFull))
         } else {
-            port.xsk
-                .send(frame, partial)
+            port.send(frame, partial, &mut self.pool, now)
                 .map_err(|frame| (frame, DropReason::TxRingFull))
         };
         match queued {

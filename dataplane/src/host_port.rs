@@ -60,6 +60,12 @@ pub enum HostPortError {
     /// The kernel refused a step.
     #[error("host port: {0}")]
     Link(#[from] LinkError),
+    /// The host has a route to the pod's address that is not ours.
+    #[error(
+        "route to the pod {0}: the host has another route to this very address \
+         (`ip route show {0}`); remove it, or take the address out of the IPAM range"
+    )]
+    Routed(IpAddr),
     /// An IPv6 pod on a node without IPv6.
     #[error("route to the pod {0}: this node's kernel has IPv6 switched off")]
     NoIpv6(IpAddr),
@@ -137,6 +143,12 @@ impl HostPort {
         &self.dataplane
     }
 
+    /// The host's end.
+    #[must_use]
+    pub fn host_end(&self) -> &Link {
+        &self.host
+    }
+
     /// Whether `link` is one of the two ends.
     #[must_use]
     pub fn has(&self, link: &Link) -> bool {
@@ -206,11 +218,13 @@ impl HostPort {
             return Err(HostPortError::NoIpv6(pod.address.addr()));
         }
         self.use_gateway(pod.gateway)?;
-        let added = self.netlink.replace_route(&self.route(pod));
-        if added.is_err() {
-            self.release_gateway(pod.gateway)?;
-        }
-        Ok(added?)
+        let added = match self.netlink.add_route(&self.route(pod)) {
+            Ok(true) => return Ok(()),
+            Ok(false) => HostPortError::Routed(pod.address.addr()),
+            Err(error) => error.into(),
+        };
+        self.release_gateway(pod.gateway)?;
+        Err(added)
     }
 
     /// Removes what [`HostPort::add_pod`] made, the gateway with its last user.
@@ -315,6 +329,11 @@ pub fn silence(interface: &str) -> Result<(), LinkError> {
     }
     // IN6_ADDR_GEN_MODE_NONE.
     sysctl::write(&format!("net/ipv6/conf/{interface}/addr_gen_mode"), "1")?;
+    // A router joins the group of all routers and reports that, address or not
+    // (MLD). Version 1 leaves it without a report. Whether the node forwards
+    // is for `all` to say.
+    sysctl::write(&format!("net/ipv6/conf/{interface}/force_mld_version"), "1")?;
+    sysctl::write(&format!("net/ipv6/conf/{interface}/forwarding"), "0")?;
     sysctl::write(&format!("net/ipv6/conf/{interface}/accept_ra"), "0")
 }
 

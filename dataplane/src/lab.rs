@@ -137,7 +137,7 @@ impl Lab {
     /// If the slot is taken or beyond the last.
     pub fn attach(&mut self, slot: u16, generation: u16, mtu: u32) -> PortId {
         let id = PortId { slot, generation };
-        let (xsk, kernel) = memory::socket(self.umem, slot, self.features);
+        let (xsk, kernel) = memory::socket(self.umem, self.features);
         let (kind, addresses) = match slot {
             HOST => (PortKind::Host, vec![]),
             _ => (
@@ -172,7 +172,7 @@ impl Lab {
         };
         if let Some(port) = self.engine.remove(port.id) {
             let closed = port.xsk.close();
-            self.engine.reclaim(&closed);
+            self.engine.reclaim(closed);
         }
     }
 
@@ -205,6 +205,19 @@ impl Lab {
             if turn.frames == 0 && arrived.len() == before {
                 return arrived;
             }
+        }
+    }
+
+    /// One turn of the loop; the far ends take nothing.
+    pub fn turn(&mut self) {
+        self.engine.turn(self.now);
+    }
+
+    /// The far end of `slot` takes what has arrived there.
+    pub fn take(&mut self, slot: u16) -> Vec<Sent> {
+        match &mut self.ports[usize::from(slot)] {
+            Some(port) => port.kernel.transmit(),
+            None => Vec::new(),
         }
     }
 

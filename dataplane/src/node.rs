@@ -24,6 +24,7 @@ use crate::worker::WorkerError;
 use crate::xsk::{CHUNK_SIZE, XskError};
 
 use book::{Book, Entry};
+use rows::PastDrops;
 use wiring::Wiring;
 
 /// What a route says of a node that has no default route.
@@ -67,6 +68,13 @@ pub enum NodeError {
     /// The doorbell.
     #[error("map the doorbell of the XDP program: {0}")]
     Doorbell(std::io::Error),
+    /// Another daemon serves this namespace.
+    #[error(
+        "start: another sluiced runs in this network namespace (it has a socket on {}); \
+         a node has one; stop it first",
+        crate::host_port::DATAPLANE_INTERFACE
+    )]
+    Running,
     /// The worker closed a socket that it was just given.
     #[error("the socket of {0} is closed already")]
     SocketGone(String),
@@ -82,6 +90,7 @@ pub struct Node {
     netlink: Rc<Netlink>,
     wiring: Wiring,
     book: Book,
+    past_drops: PastDrops,
 }
 
 impl Node {
@@ -96,8 +105,10 @@ impl Node {
         report.log();
         forwarding::enable()?;
         let wiring = Wiring::build(&settings, report.features(), &netlink)?;
+        warn_of_orphans(&netlink.links()?, &wiring);
         Ok(Self {
             book: Book::new(settings.max_ports),
+            past_drops: PastDrops::none(),
             settings,
             report,
             netlink,
@@ -125,7 +136,7 @@ impl Node {
             Request::Attach { attachment } => self.attach(attachment).map(|()| Value::Null),
             Request::Detach { id } => self.detach(&id).map(|()| Value::Null),
             Request::ShowPorts => Ok(rows::ports(&self.wiring, &self.book)),
-            Request::ShowStats => Ok(rows::stats(&self.wiring, &self.book)),
+            Request::ShowStats => Ok(rows::stats(&self.wiring, &self.book, &self.past_drops)),
             Request::ShowKernel => value(&self.report),
         };
         match result {
@@ -183,10 +194,25 @@ impl Node {
         }
         self.check_rivals(&attachment)
             .map_err(|message| about(ErrorCode::Conflict, &message))?;
+        if !self
+            .wiring
+            .has_host_port()
+            .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?
+        {
+            let message = "the host port sluice0 is gone: somebody deleted it; restart sluiced, \
+                           and recreate the pods of this node";
+            return Err(about(ErrorCode::Failed, message));
+        }
         let link = self
             .host_end(&attachment)
             .map_err(|(code, message)| about(code, &message))?;
-        let Some(port) = self.book.reserve() else {
+        let mut port = self.book.reserve();
+        if port.is_none() {
+            self.forget_all_gone()
+                .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?;
+            port = self.book.reserve();
+        }
+        let Some(port) = port else {
             let message = format!(
                 "all {} ports are taken; raise dataplane.maxPorts and restart sluiced",
                 self.settings.max_ports
@@ -233,6 +259,19 @@ impl Node {
         Ok(())
     }
 
+    /// The same for every pod: each holds a port.
+    fn forget_all_gone(&mut self) -> Result<(), LinkError> {
+        let links = self.netlink.links()?;
+        let is_gone = |entry: &&Entry| links.iter().all(|link| link.index != entry.wired.index);
+        let entries = self.book.sorted().into_iter().filter(is_gone);
+        let gone: Vec<AttachmentId> = entries.map(|entry| entry.attachment.id.clone()).collect();
+        for id in gone {
+            tracing::info!(%id, "its interface is gone: detached");
+            self.remove(&id);
+        }
+        Ok(())
+    }
+
     fn gone_holder(&self, wanted: &Attachment) -> Result<Option<AttachmentId>, LinkError> {
         for entry in self.book.holders(wanted) {
             let link = self.netlink.link(&entry.attachment.host_ifname)?;
@@ -255,6 +294,7 @@ impl Node {
                     "the address {address} is a gateway of this node's pods"
                 ));
             }
+            self.check_is_no_ones_on_the_host(address, pod.gateway)?;
             if let Some(holder) = self.book.owner(pod.gateway) {
                 return Err(format!(
                     "the gateway {} is the address of {}",
@@ -263,6 +303,27 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// The node itself must not lose an address or its router to a pod.
+    fn check_is_no_ones_on_the_host(&self, pod: IpAddr, gateway: IpAddr) -> Result<(), String> {
+        let text = |error: LinkError| error.to_string();
+        if self.netlink.delivers(pod).map_err(text)? {
+            return Err(format!(
+                "the address {pod} is this node's own; take it out of the IPAM range"
+            ));
+        }
+        let routes = self.netlink.routes().map_err(text)?;
+        let mut routers = routes
+            .iter()
+            .filter(|r| !self.wiring.is_host_port(r.interface));
+        let hit = routers.find_map(|r| r.gateway.filter(|g| [pod, gateway].contains(g)));
+        match hit {
+            Some(router) => Err(format!(
+                "the address {router} is a router of this node: pods need a subnet of their own"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The host's end of the pod's veth. Its MAC address shows that the plugin
@@ -301,7 +362,26 @@ impl Node {
         };
         let PortId { slot, .. } = wired.id;
         tracing::info!(%id, slot, "detached");
-        self.wiring.undo(wired.steps)
+        let errors = self.wiring.undo(wired.steps);
+        self.past_drops.add(&wired.counters);
+        errors
+    }
+}
+
+/// Pods that an earlier daemon attached: nobody serves them.
+fn warn_of_orphans(links: &[Link], wiring: &Wiring) {
+    let is_orphan = |link: &&Link| link.mac == Some(GATEWAY_MAC) && !wiring.is_own(link);
+    let names: Vec<&str> = links
+        .iter()
+        .filter(is_orphan)
+        .map(|l| l.name.as_str())
+        .collect();
+    if !names.is_empty() {
+        tracing::warn!(
+            interfaces = names.join(" "),
+            "{} pods of an earlier sluiced are cut off, and stay so: delete and recreate them",
+            names.len()
+        );
     }
 }
 

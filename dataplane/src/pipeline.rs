@@ -7,11 +7,14 @@ use std::net::IpAddr;
 
 use crate::packet::ndisc::Ndisc;
 use crate::packet::offload::{self, Partial};
-use crate::packet::{self, Arp, Ip, Packet, Parsed, arp, icmp, ndisc, rewrite};
+use crate::packet::{self, Arp, Ip, Malformed, Packet, Parsed, arp, icmp, ndisc, rewrite};
 use crate::pods::PodTable;
 use crate::port::{Endpoint, PortId, PortKind};
 use crate::verdict::DropReason;
 use crate::xsk::{Frame, Umem};
+
+/// Bytes before the IP packet.
+const ETHERNET_LEN: u32 = 14;
 
 /// A frame on its way from its source's worker to its destination's, with the
 /// headers that were parsed on departure.
@@ -254,6 +257,10 @@ impl Pipeline {
                 if !is_own(ip.src) || !is_own_mac(source_link_address) {
                     return Err(DropReason::SpoofedNeighbour.into());
                 }
+                // Its answer is written into one chunk; padding needs no more.
+                if frame.chunks() > 1 {
+                    return Err(Malformed::NeighbourDiscovery.into());
+                }
                 if !source.gateways.contains(&target.into()) {
                     return Err(DropReason::NeighbourUnanswered.into());
                 }
@@ -284,7 +291,9 @@ impl Pipeline {
         target: &Endpoint,
     ) -> Result<Option<Partial>, Rejection> {
         let Handoff { frame, meta } = handoff;
-        if meta.ip.packet_len > target.mtu {
+        // Padding counts as well: the receiving veth drops by the frame's length.
+        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
+        if on_wire.max(meta.ip.packet_len) > target.mtu {
             let error = icmp::Error::TooBig { mtu: target.mtu };
             return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
         }

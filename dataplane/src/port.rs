@@ -4,13 +4,18 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::counters::PortCounters;
+use crate::packet::offload::Partial;
 use crate::rate_limit::IcmpLimit;
 use crate::time::Nanos;
-use crate::xsk::{Flush, FramePool, Xsk};
+use crate::xsk::{Flush, Frame, FramePool, Xsk};
 
 /// How long a port whose device is down gets nothing, before it is tried
 /// again: chunks that wait for it are lost to others.
 const DOWN_PAUSE: Nanos = Nanos::from_millis(10);
+
+/// Chunks that a port may always hold towards its receiver: a batch of small
+/// frames. 250 ports at this floor stay within the chunks in flight.
+const SHARE_AT_LEAST: usize = 64;
 
 /// Names a port for as long as it exists. Slots are reused: what still holds
 /// the name of a former port misses instead of hitting the slot's next owner.
@@ -107,8 +112,11 @@ pub struct Port {
     pub(crate) icmp_limit: IcmpLimit,
     /// When it last gave a frame.
     pub(crate) last_frame: Nanos,
-    /// Its device was down: nothing is queued before this time.
-    pub(crate) down_until: Nanos,
+    /// Its device was down or gone when last tried; not tried again, and
+    /// nothing queued, before the time.
+    pub(crate) down_until: Option<Nanos>,
+    /// The kernel did not take all of it at the last flush.
+    pub(crate) stuck: bool,
     /// Is in the engine's list of ports to flush.
     pub(crate) dirty: bool,
     /// Is in the engine's list of ports that the pool could not fill.
@@ -133,7 +141,8 @@ impl Port {
             counters: Arc::default(),
             icmp_limit: IcmpLimit::new(now),
             last_frame: now,
-            down_until: Nanos(0),
+            down_until: None,
+            stuck: false,
             dirty: false,
             hungry: false,
         }
@@ -144,11 +153,57 @@ impl Port {
     /// is down stays in the TX ring and goes with what is queued later.
     pub(crate) fn flush(&mut self, pool: &mut FramePool, now: Nanos) -> bool {
         let flushed = self.xsk.flush();
-        if matches!(flushed, Flush::Down | Flush::Gone) {
-            self.down_until = now + DOWN_PAUSE;
-        }
+        self.down_until = matches!(flushed, Flush::Down | Flush::Gone).then(|| now + DOWN_PAUSE);
+        self.stuck = flushed != Flush::Done;
         self.xsk.reap(pool);
         flushed == Flush::Pending
+    }
+
+    /// Whether its device is down. What is left in the TX ring is tried first,
+    /// and nothing joins it before it has gone: a port that stays down holds
+    /// what one turn queued, not a full ring.
+    pub(crate) fn is_down(&mut self, pool: &mut FramePool, now: Nanos) -> bool {
+        match self.down_until {
+            None => false,
+            Some(until) if now < until => true,
+            Some(_) => {
+                self.flush(pool, now);
+                self.down_until.is_some()
+            }
+        }
+    }
+
+    /// Whether the port may hold `chunks` more: no more than are free for all
+    /// others then (dynamic thresholds, Choudhury and Hahne 1998). So receivers
+    /// that complete nothing never exhaust the pool, however many they are.
+    #[inline]
+    pub(crate) fn has_share(&mut self, chunks: u16, pool: &mut FramePool) -> bool {
+        let fits = |xsk: &Xsk, pool: &FramePool| {
+            xsk.sent() as usize + usize::from(chunks) <= pool.free_chunks().max(SHARE_AT_LEAST)
+        };
+        fits(&self.xsk, pool) || {
+            self.xsk.reap(pool);
+            fits(&self.xsk, pool)
+        }
+    }
+
+    /// Queues a frame. A full TX ring is handed over first, unless the kernel
+    /// did not take it the last time: many may send to this port in one turn.
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        frame: Frame,
+        partial: Option<Partial>,
+        pool: &mut FramePool,
+        now: Nanos,
+    ) -> Result<(), Frame> {
+        self.xsk.send(frame, partial).or_else(|frame| {
+            if self.stuck {
+                return Err(frame);
+            }
+            self.flush(pool, now);
+            self.xsk.send(frame, partial)
+        })
     }
 
     /// Shows how many chunks the rings hold.

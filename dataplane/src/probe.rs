@@ -283,8 +283,8 @@ impl Trial {
             name: &self.link.name,
             index: self.link.index,
         };
-        let socket = Xsk::open(self.umem, 0, &device, features, None)?;
-        self.pool.reclaim(&socket.close());
+        let socket = Xsk::open(self.umem, &device, features, None)?;
+        self.pool.reclaim(socket.close());
         Ok(())
     }
 }

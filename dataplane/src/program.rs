@@ -9,7 +9,7 @@ mod pins;
 
 use std::error::Error;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -199,10 +199,10 @@ impl PortProgram {
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn set_socket(&mut self, slot: u16, socket: &impl AsRawFd) -> Result<(), ProgramError> {
+    pub fn set_socket(&mut self, slot: u16, socket: RawFd) -> Result<(), ProgramError> {
         let key = u32::from(slot);
         self.sockets
-            .set(key, socket.as_raw_fd(), 0)
+            .set(key, socket, 0)
             .map_err(|cause| ProgramError::Map {
                 operation: "set the socket of slot",
                 key,

@@ -8,7 +8,6 @@
 //! costs as much as for several).
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -286,8 +285,11 @@ struct Pace {
 impl Pace {
     fn count(&mut self, frames: usize, now: Nanos) {
         self.window_frames += frames;
-        if now - self.window_start >= RATE_WINDOW {
-            self.is_rate_high = self.window_frames >= HIGH_RATE;
+        let window = now - self.window_start;
+        if window >= RATE_WINDOW {
+            // A window that a sleep has stretched says nothing.
+            let is_short = window < RATE_WINDOW + RATE_WINDOW;
+            self.is_rate_high = is_short && self.window_frames >= HIGH_RATE;
             self.window_start = now;
             self.window_frames = 0;
         }
@@ -365,17 +367,16 @@ impl Worker {
                 }
                 Command::Remove(id, answer) => {
                     let port = self.engine.remove(id);
-                    if let Some(fd) = port.as_ref().and_then(|port| port.xsk.fd()) {
-                        // Closing takes it out of epoll as well.
-                        let _ = self
-                            .poll
-                            .registry()
-                            .deregister(&mut SourceFd(&fd.as_raw_fd()));
-                    }
+                    let socket = port.as_ref().map(|port| port.xsk.socket());
+                    // Closing takes it out of epoll as well.
+                    let _ = socket.unwrap_or_default().with_fd(|fd| {
+                        let registry = self.poll.registry();
+                        registry.deregister(&mut SourceFd(&fd))
+                    });
                     let _ = answer.send(port);
                 }
                 Command::Reclaim(closed, answer) => {
-                    let _ = answer.send(self.engine.reclaim(&closed));
+                    let _ = answer.send(self.engine.reclaim(closed));
                 }
                 Command::Stop => self.stopped = true,
             }
@@ -384,15 +385,13 @@ impl Worker {
 
     fn add(&mut self, spec: Box<PortSpec>, now: Nanos) -> Added {
         let slot = spec.id.slot;
-        if let Some(fd) = spec.xsk.fd() {
-            let watched = self.poll.registry().register(
-                &mut SourceFd(&fd.as_raw_fd()),
-                Token(slot.into()),
-                Interest::READABLE,
-            );
-            if let Err(cause) = watched {
-                return Err((WorkerError::Watch { slot, cause }, spec));
-            }
+        let watched = spec.xsk.socket().with_fd(|fd| {
+            let registry = self.poll.registry();
+            let token = Token(slot.into());
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+        });
+        if let Some(Err(cause)) = watched {
+            return Err((WorkerError::Watch { slot, cause }, spec));
         }
         match self.engine.add(*spec, now) {
             Ok(port) => Ok(port.counters.clone()),

@@ -7,7 +7,6 @@ use sluice_dataplane::lab::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HOST, Lab, LabO
 use sluice_dataplane::lab::{link, mac, v4, v6};
 use sluice_dataplane::packet::{Ethernet, Malformed, Packet, build, checksum, parse, protocol};
 use sluice_dataplane::port::link_local;
-use sluice_dataplane::time::Nanos;
 use sluice_dataplane::verdict::DropReason;
 
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
@@ -231,7 +230,7 @@ fn overflow_a_tx_ring() -> DropReason {
     let mut sent = 0;
     while lab.counters(2).drops.get(DropReason::TxRingFull) == 0 {
         assert!(lab.inject(1, &frame), "no room to receive");
-        lab.engine.turn(Nanos(0));
+        lab.turn();
         sent += 1;
         assert!(sent <= 2048 / 16 + 1, "the ring has 2048 entries");
     }

@@ -269,7 +269,7 @@ fn a_pod_that_comes_and_goes_leaves_no_chunk_and_no_address() {
             lab.inject(2, &answer);
         }
         lab.inject(1, &frame);
-        lab.engine.turn(Nanos(0));
+        lab.turn();
         lab.inject(2, &answer);
         lab.detach(2);
         lab.assert_no_chunk_lost();
@@ -297,5 +297,74 @@ fn a_pool_without_reserve_starves_nobody_for_good() {
     assert_eq!(lab.counters(2).tx_frames.get(), 6400);
     let back = build::udp((v4(2), 1), (v4(1), 2)).frame(link(2));
     assert_eq!(only(&lab.send(2, &back)).0, 1);
+    lab.assert_no_chunk_lost();
+}
+
+#[test]
+fn receivers_that_take_nothing_leave_chunks_for_others() {
+    let pods = 12;
+    let mut lab = Lab::new(LabOptions {
+        pods,
+        reserve: 16_384,
+        ..LabOptions::default()
+    });
+    for stuck in 3..=pods {
+        let jumbo = build::udp((v4(1), 1), (v4(stuck), 2)).payload(vec![9; 60_000]);
+        let jumbo = jumbo.frame(link(1));
+        for _ in 0..200 {
+            lab.inject(1, &jumbo);
+            lab.turn();
+        }
+    }
+    let frame = build::udp((v4(1), 1), (v4(2), 2)).frame(link(1));
+    for _ in 0..1000 {
+        assert!(lab.inject(1, &frame), "no chunk to receive into");
+        lab.turn();
+        assert_eq!(lab.take(2).len(), 1);
+    }
+    lab.assert_no_chunk_lost();
+}
+
+#[test]
+fn many_may_send_to_one_in_one_turn() {
+    let pods = 60;
+    let mut lab = Lab::new(LabOptions {
+        pods,
+        reserve: 16_384,
+        ..LabOptions::default()
+    });
+    let senders = 2..=pods;
+    let sent = senders.clone().count() * 30;
+    for sender in senders {
+        let frame = build::udp((v4(sender), 1), (v4(1), 2)).frame(link(sender));
+        for _ in 0..30 {
+            assert!(lab.inject(sender, &frame));
+        }
+    }
+    assert_eq!(lab.run().len(), sent);
+    lab.assert_no_chunk_lost();
+}
+
+#[test]
+fn padding_does_not_get_past_the_mtu() {
+    let mut lab = lab();
+    lab.detach(2);
+    lab.attach(2, 1, 1500);
+    let short = build::udp((v4(1), 1), (v4(2), 2)).payload([1; 2]);
+    let mut padded = short.frame(link(1));
+    padded.resize(60, 0xee);
+    assert_eq!(only(&lab.send(1, &padded)).0, 2, "Ethernet's own padding");
+    padded.resize(65_000, 0xee);
+    assert_eq!(only(&lab.send(1, &padded)).0, 1, "too big, says ICMP");
+    assert_eq!(lab.counters(2).drops.get(DropReason::TooBig), 1);
+}
+
+#[test]
+fn a_padded_solicitation_makes_no_answer_of_two_chunks() {
+    let mut lab = lab();
+    let mut padded = build::neighbour_solicitation(v6(1), GATEWAY_V6, Some(mac(1))).frame(link(1));
+    padded.resize(5000, 0xee);
+    assert!(lab.send(1, &padded).is_empty());
+    assert_eq!(lab.counters(1).drops.snapshot().values().sum::<u64>(), 1);
     lab.assert_no_chunk_lost();
 }

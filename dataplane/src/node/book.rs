@@ -165,7 +165,9 @@ impl Slots {
 mod tests {
     use super::*;
     use sluice_control::PodAddress;
-    use std::sync::{Arc, Weak};
+    use std::sync::Arc;
+
+    use crate::xsk::Socket;
 
     fn attachment(container: &str, interface: &str, address: &str) -> Attachment {
         Attachment {
@@ -193,7 +195,7 @@ mod tests {
                 id,
                 index: 7,
                 counters: Arc::default(),
-                socket: Weak::new(),
+                socket: Socket::default(),
                 steps: Vec::new(),
             },
         });

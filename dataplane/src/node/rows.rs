@@ -1,7 +1,5 @@
 //! What `sluiced show` answers, as JSON.
 
-use std::os::fd::AsFd;
-
 use serde_json::{Value, json};
 
 use super::book::{Book, Entry};
@@ -9,7 +7,7 @@ use super::wiring::{Wired, Wiring};
 use crate::counters::PortCounters;
 use crate::host_port::DATAPLANE_INTERFACE;
 use crate::verdict::DropReason;
-use crate::xsk::{self, Statistics};
+use crate::xsk::Statistics;
 
 /// A row for the host port and for each pod port, by slot.
 pub(super) fn ports(wiring: &Wiring, book: &Book) -> Value {
@@ -43,19 +41,33 @@ fn counters(wired: &Wired) -> Value {
         "slot": wired.id.slot,
         "generation": wired.id.generation,
         "counters": wired.counters.snapshot(),
-        "xdp_statistics": statistics(wired),
+        "xdp_statistics": wired.socket.statistics(),
     })
 }
 
-/// `None` when the worker has just closed the socket.
-fn statistics(wired: &Wired) -> Option<Statistics> {
-    let socket = wired.socket.upgrade()?;
-    xsk::statistics(socket.as_fd()).ok()
+/// What ports dropped that are gone: a node's drops never decrease.
+#[derive(Debug)]
+pub(super) struct PastDrops([u64; DropReason::COUNT]);
+
+impl PastDrops {
+    pub(super) fn none() -> Self {
+        Self([0; DropReason::COUNT])
+    }
+
+    pub(super) fn add(&mut self, port: &PortCounters) {
+        for (reason, past) in DropReason::ALL.into_iter().zip(&mut self.0) {
+            *past += port.drops.get(reason);
+        }
+    }
+
+    fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason.index()]
+    }
 }
 
 /// The worker's counters, drops by reason and by the kernel over all ports,
 /// and where the UMEM's chunks are.
-pub(super) fn stats(wiring: &Wiring, book: &Book) -> Value {
+pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let pods = book.sorted().into_iter().map(|entry| &entry.wired);
     let ports: Vec<&Wired> = wiring.host().into_iter().chain(pods).collect();
     let sum = |count: &dyn Fn(&PortCounters) -> u64| -> u64 {
@@ -64,7 +76,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book) -> Value {
     let drops = DropReason::ALL.map(|reason| {
         json!({
             "reason": reason.name(),
-            "frames": sum(&|port| port.drops.get(reason)),
+            "frames": past.get(reason) + sum(&|port| port.drops.get(reason)),
             "help": reason.help(),
         })
     });
@@ -81,7 +93,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book) -> Value {
         "ports": ports.len(),
         "worker": worker,
         "drops": drops,
-        "xdp_statistics": total(ports.iter().filter_map(|port| statistics(port))),
+        "xdp_statistics": total(ports.iter().filter_map(|port| port.socket.statistics())),
         "chunks": {
             "total": worker.chunks,
             "free": worker.free_chunks,

@@ -2,9 +2,8 @@
 //! reverse.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_control::{Attachment, DataplaneSettings, PodAddress};
@@ -13,16 +12,16 @@ use sluice_link::{Link, Netlink};
 use super::book::HOST_SLOT;
 use super::{NodeError, gateways};
 use crate::counters::{NodeCounters, PortCounters};
-use crate::host_port::{self, GATEWAY_MAC, HOST_MAC, HostPort};
+use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
 use crate::masquerade::Masquerade;
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions};
 use crate::worker::{self, WorkerHandle, WorkerOptions};
-use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Umem, Xsk};
+use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, FramePool, Socket, Umem, Xsk};
 
 /// Chunks beside those in the ports' FILL rings, 64 MiB: a frame on its way
-/// out stays with the kernel until its receiver has read it.
+/// out stays with the kernel until the receiving stack has taken it.
 const IN_FLIGHT_CHUNKS: u32 = 16_384;
 
 /// One thing done to wire a port.
@@ -51,7 +50,7 @@ pub(super) struct Wired {
     /// Index of its interface: a name may come back on another.
     pub(super) index: u32,
     pub(super) counters: Arc<PortCounters>,
-    pub(super) socket: Weak<OwnedFd>,
+    pub(super) socket: Socket,
     pub(super) steps: Vec<Step>,
 }
 
@@ -81,8 +80,9 @@ impl Wiring {
             bpffs: settings.bpffs(),
         })?;
         let chunks = chunks(settings.max_ports);
-        let (umem, pool) =
+        let (umem, mut pool) =
             Umem::create(chunks).map_err(|cause| NodeError::Memory { chunks, cause })?;
+        refuse_a_second_daemon(netlink, features, umem, &mut pool)?;
         let worker = worker::start(WorkerOptions {
             pool,
             doorbell: Doorbell::map(program.doorbell(), slots).map_err(NodeError::Doorbell)?,
@@ -112,6 +112,12 @@ impl Wiring {
         self.worker.is_alive()
     }
 
+    /// Whether the host port is still there; sockets of new ports share its.
+    pub(super) fn has_host_port(&self) -> Result<bool, NodeError> {
+        let link = self.netlink.link(DATAPLANE_INTERFACE)?;
+        Ok(link.is_some_and(|link| self.host_port.has(&link)))
+    }
+
     pub(super) fn node_counters(&self) -> &NodeCounters {
         self.worker.counters()
     }
@@ -130,6 +136,11 @@ impl Wiring {
         self.host_port.has(link)
     }
 
+    /// Whether the interface of this index is the host's end of the host port.
+    pub(super) fn is_host_port(&self, index: u32) -> bool {
+        self.host_port.host_end().index == index
+    }
+
     /// Wires a pod's interface.
     ///
     /// # Errors
@@ -140,6 +151,8 @@ impl Wiring {
         link: &Link,
         id: PortId,
     ) -> Result<Wired, NodeError> {
+        // Pods of a daemon before this one left theirs with their DEL.
+        self.prune()?;
         host_port::silence(&link.name)?;
         let mut wired = self.plug(NewPort {
             id,
@@ -166,9 +179,17 @@ impl Wiring {
     /// Undoes steps, the last first, and goes on after errors.
     pub(super) fn undo(&mut self, steps: Vec<Step>) -> Vec<NodeError> {
         let mut errors = Vec::new();
+        let mut stays_up = false;
         for step in steps.into_iter().rev() {
+            let is_up = matches!(step, Step::Up(_));
+            // The host's stack must not get a frame of the pod unfiltered: the
+            // program goes only from an interface that is down.
+            if stays_up && matches!(step, Step::Program(_)) {
+                continue;
+            }
             if let Err(error) = self.undo_step(step) {
                 tracing::warn!(%error, "could not undo a step");
+                stays_up |= is_up;
                 errors.push(error);
             }
         }
@@ -183,8 +204,7 @@ impl Wiring {
             Step::Program(interface) => self.program.detach(&interface)?,
             Step::Route(pod) => self.host_port.remove_pod(&pod)?,
             Step::Masquerade(address) => self.masquerade.remove(address)?,
-            // Before the program goes: the host's stack must not get a frame
-            // of the pod unfiltered. The plugin may have deleted it by now.
+            // The plugin may have deleted it by now.
             Step::Up(index) => match self.netlink.set_down(index) {
                 Err(error) if error.errno() == Some(libc::ENODEV) => {}
                 result => result?,
@@ -207,7 +227,11 @@ impl Wiring {
             addresses: Vec::new(),
             gateways: HostPort::next_hops(),
         })?;
-        self.host = Some(host);
+        let index = link.index;
+        // Down before the program goes: past it the host's stack would get back
+        // what it sent to pods, and send it again until its TTL is spent.
+        let steps = &mut self.host.insert(host).steps;
+        steps.push(Step::Up(index));
         self.host_port.bring_up()?;
         Ok(())
     }
@@ -220,10 +244,9 @@ impl Wiring {
             name: &port.link.name,
             index: port.link.index,
         };
-        let share = self.host.as_ref().and_then(|host| host.socket.upgrade());
-        let share = share.as_deref().map(AsFd::as_fd);
-        let xsk = Xsk::open(self.umem, port.id.slot, &device, self.features, share)?;
-        let socket = xsk.socket().unwrap_or_default();
+        let share = self.host.as_ref().map(|host| &host.socket);
+        let xsk = Xsk::open(self.umem, &device, self.features, share)?;
+        let socket = xsk.socket();
         let counters = self.worker.add(PortSpec {
             id: port.id,
             kind: port.kind,
@@ -253,11 +276,11 @@ impl Wiring {
         let slot = wired.id.slot;
         self.program.set_port(link.index, slot)?;
         wired.steps.push(Step::Interface(link.index));
-        let socket = wired
+        let program = &mut self.program;
+        wired
             .socket
-            .upgrade()
-            .ok_or_else(|| NodeError::SocketGone(link.name.clone()))?;
-        self.program.set_socket(slot, &socket)?;
+            .with_fd(|fd| program.set_socket(slot, fd))
+            .ok_or_else(|| NodeError::SocketGone(link.name.clone()))??;
         wired.steps.push(Step::Socket(slot));
         self.program.attach(&link.name, link.index)?;
         wired.steps.push(Step::Program(link.name.clone()));
@@ -307,6 +330,32 @@ impl Drop for Wiring {
         if let Err(error) = self.prune() {
             tracing::warn!(%error, "could not remove the pins of vanished interfaces");
         }
+    }
+}
+
+/// A live daemon of this namespace, whatever its folder, has a socket on its
+/// host port: the pair must not be made anew under its feet.
+fn refuse_a_second_daemon(
+    netlink: &Netlink,
+    features: Features,
+    umem: &'static Umem,
+    pool: &mut FramePool,
+) -> Result<(), NodeError> {
+    HostPort::check_names(netlink)?;
+    let Some(link) = netlink.link(DATAPLANE_INTERFACE)? else {
+        return Ok(());
+    };
+    let device = Device {
+        name: &link.name,
+        index: link.index,
+    };
+    match Xsk::open(umem, &device, features, None) {
+        Ok(socket) => {
+            pool.reclaim(socket.close());
+            Ok(())
+        }
+        Err(error) if error.cause().raw_os_error() == Some(libc::EBUSY) => Err(NodeError::Running),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -50,7 +50,7 @@ impl Doorbell {
     pub fn in_memory(slots: u16) -> Self {
         let words: Arc<[AtomicU64]> = (0..words_for(slots)).map(|_| AtomicU64::new(0)).collect();
         Self {
-            words: NonNull::from(&words[0]),
+            words: NonNull::from(&*words).cast::<AtomicU64>(),
             len: words.len(),
             _backing: Backing::Memory { _words: words },
         }

@@ -3,8 +3,10 @@
 //! Everything above the rings runs over it without privileges, in tests,
 //! benches and fuzzing, by the code that runs over the real kernel.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::ring::{Consumer, Layout, Producer, in_memory};
-use super::socket::{Features, RECEIVE_RING, Rings, TRANSMIT_RING, Xsk};
+use super::socket::{Features, Open, RECEIVE_RING, Rings, TRANSMIT_RING, Xsk};
 use super::umem::{CHUNK_SIZE, Umem};
 
 /// Where the kernel puts a packet in its chunk (`XDP_PACKET_HEADROOM`).
@@ -18,6 +20,8 @@ pub struct MemoryKernel {
     rx: Producer<libc::xdp_desc>,
     tx: Consumer<libc::xdp_desc>,
     completion: Producer<u64>,
+    /// A closed socket's chunks are not the kernel's any more.
+    open: Open,
 }
 
 /// A frame that was sent.
@@ -30,8 +34,12 @@ pub struct Sent {
 }
 
 /// A socket over an in-memory kernel, and that kernel's side of it.
+///
+/// # Panics
+/// If the UMEM has had 2^32 sockets.
 #[must_use]
-pub fn socket(umem: &'static Umem, slot: u16, features: Features) -> (Xsk, MemoryKernel) {
+pub fn socket(umem: &'static Umem, features: Features) -> (Xsk, MemoryKernel) {
+    let open = Arc::new(Mutex::new(true));
     let fill: Layout<u64> = in_memory(RECEIVE_RING);
     let rx: Layout<libc::xdp_desc> = in_memory(RECEIVE_RING);
     let tx: Layout<libc::xdp_desc> = in_memory(TRANSMIT_RING);
@@ -48,21 +56,30 @@ pub fn socket(umem: &'static Umem, slot: u16, features: Features) -> (Xsk, Memor
         rx: Producer::new(rx),
         tx: Consumer::new(tx),
         completion: Producer::new(completion),
+        open: Arc::clone(&open),
     };
-    (Xsk::over(umem, slot, features, rings, None), kernel)
+    match Xsk::in_memory(umem, features, rings, open) {
+        Ok(xsk) => (xsk, kernel),
+        Err(error) => panic!("{error}"),
+    }
 }
 
 impl MemoryKernel {
     /// Receives a frame, in as many chunks as it takes. Returns false, as the
-    /// kernel drops it, when the FILL ring has too few chunks or the RX ring
-    /// too little room.
+    /// kernel drops it, when the FILL ring has too few chunks, the RX ring too
+    /// little room, or the socket is closed.
     pub fn deliver(&mut self, frame: &[u8]) -> bool {
+        let open = Arc::clone(&self.open);
+        let open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*open {
+            return false;
+        }
         let room = CHUNK_SIZE - HEADROOM;
         let pieces: Vec<&[u8]> = frame.chunks(room).collect();
         let Ok(count) = u32::try_from(pieces.len()) else {
             return false;
         };
-        if self.fill.available() < count || self.rx.space(count) < count || count == 0 {
+        if self.fill.available(count) < count || self.rx.space(count) < count || count == 0 {
             return false;
         }
         for (i, piece) in pieces.iter().enumerate() {
@@ -83,9 +100,15 @@ impl MemoryKernel {
         true
     }
 
-    /// Sends everything in the TX ring and completes it.
+    /// Sends everything in the TX ring and completes it; nothing once the
+    /// socket is closed.
     pub fn transmit(&mut self) -> Vec<Sent> {
+        let open = Arc::clone(&self.open);
+        let open = open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut frames = Vec::new();
+        if !*open {
+            return frames;
+        }
         let mut bytes = Vec::new();
         let mut checksum = None;
         while let Some(desc) = self.tx.pop() {
@@ -122,8 +145,8 @@ mod tests {
     #[test]
     fn a_jumbo_frame_crosses_two_sockets_unharmed() {
         let (umem, mut pool) = Umem::create(1024).unwrap();
-        let (mut a, mut kernel_a) = socket(umem, 1, ALL);
-        let (mut b, mut kernel_b) = socket(umem, 2, ALL);
+        let (mut a, mut kernel_a) = socket(umem, ALL);
+        let (mut b, mut kernel_b) = socket(umem, ALL);
         a.refill(&mut pool);
         b.refill(&mut pool);
         let frame: Vec<u8> = (0..65_014u32).map(|i| (i % 251) as u8).collect();
@@ -150,15 +173,15 @@ mod tests {
         b.reap(&mut pool);
         a.refill(&mut pool);
         assert_eq!(pool.free_chunks(), 1024 - 2 * 256);
-        let _ = pool.reclaim(&a.close());
-        let _ = pool.reclaim(&b.close());
+        let _ = pool.reclaim(a.close());
+        let _ = pool.reclaim(b.close());
         assert_eq!(pool.free_chunks(), 1024);
     }
 
     #[test]
     fn a_full_ring_gives_the_frame_back() {
         let (umem, mut pool) = Umem::create(2049).unwrap();
-        let (mut a, mut kernel) = socket(umem, 1, ALL);
+        let (mut a, mut kernel) = socket(umem, ALL);
         for _ in 0..2048 {
             a.send(pool.frame().unwrap(), None).unwrap();
         }
@@ -171,9 +194,30 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_sockets_kernel_touches_nothing() {
+        let (umem, mut pool) = Umem::create(256).unwrap();
+        let (mut a, mut kernel) = socket(umem, ALL);
+        a.refill(&mut pool);
+        assert_eq!(pool.reclaim(a.close()), 256);
+        assert!(!kernel.deliver(&[0; 60]));
+        assert_eq!(kernel.transmit(), vec![]);
+    }
+
+    #[test]
+    fn closing_one_socket_takes_nothing_from_another() {
+        let (umem, mut pool) = Umem::create(512).unwrap();
+        let (mut a, _kernel) = socket(umem, ALL);
+        let (mut b, _kernel) = socket(umem, ALL);
+        a.refill(&mut pool);
+        b.refill(&mut pool);
+        assert_eq!(pool.reclaim(a.close()), 256);
+        assert_eq!(pool.reclaim(b.close()), 256);
+    }
+
+    #[test]
     fn an_empty_fill_ring_drops() {
         let (umem, mut pool) = Umem::create(256).unwrap();
-        let (mut a, mut kernel) = socket(umem, 1, ALL);
+        let (mut a, mut kernel) = socket(umem, ALL);
         assert!(!kernel.deliver(&[0; 60]));
         a.refill(&mut pool);
         assert!(kernel.deliver(&[0; 60]));
@@ -182,7 +226,7 @@ mod tests {
         for frame in batch {
             pool.free(frame);
         }
-        let _ = pool.reclaim(&a.close());
+        let _ = pool.reclaim(a.close());
         assert_eq!(pool.free_chunks(), 256);
     }
 }

@@ -36,6 +36,6 @@ mod umem;
 
 pub use doorbell::Doorbell;
 pub use socket::{
-    BATCH_SIZE, Batch, Device, FILL_DEPTH, Features, Flush, Statistics, Xsk, XskError, statistics,
+    BATCH_SIZE, Batch, Device, FILL_DEPTH, Features, Flush, Socket, Statistics, Xsk, XskError,
 };
 pub use umem::{CHUNK_SIZE, Chunk, Closed, Frame, FramePool, MAX_CHUNKS, Umem};

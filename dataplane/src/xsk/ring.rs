@@ -130,10 +130,10 @@ impl<T: Copy> Consumer<T> {
         Self { ring, tail, head }
     }
 
-    /// How many entries can be read, looking afresh if there are none.
+    /// How many entries can be read, looking afresh if fewer than `wanted`.
     #[inline]
-    pub(super) fn available(&mut self) -> u32 {
-        if self.head == self.tail {
+    pub(super) fn available(&mut self, wanted: u32) -> u32 {
+        if self.head.wrapping_sub(self.tail) < wanted {
             // Acquire: the entries are visible once their index is.
             self.head = self.ring.producer().load(Ordering::Acquire);
         }
@@ -151,7 +151,7 @@ impl<T: Copy> Consumer<T> {
     /// Looks at the entry that lies `ahead` of the next one.
     #[inline]
     pub(super) fn peek(&mut self, ahead: u32) -> Option<T> {
-        if self.available() <= ahead {
+        if self.available(ahead + 1) <= ahead {
             return None;
         }
         // SAFETY: the entry lies between the consumer's and the producer's
@@ -177,12 +177,15 @@ pub(super) fn in_memory<T: Copy>(size: u32) -> Layout<T> {
     // allocation's own alignment: hence one word more than they need.
     let entry_words = size as usize * size_of::<T>().div_ceil(4);
     let words: Arc<[AtomicU32]> = (0..entry_words + 3).map(|_| AtomicU32::new(0)).collect();
-    let base = NonNull::from(&words[0]);
+    let base = NonNull::from(&*words).cast::<AtomicU32>();
     let after_indices = base.as_ptr().addr() + 8;
     let skip = 2 + after_indices % 8 / 4;
     Layout {
         producer: base,
-        consumer: NonNull::from(&words[1]),
+        consumer: {
+            // SAFETY: there are at least three words.
+            unsafe { base.add(1) }
+        },
         entries: {
             // SAFETY: at most one word is skipped to reach the alignment, and
             // one more than the entries and indices need was allocated.

@@ -1,8 +1,8 @@
 //! An AF_XDP socket with its four rings.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,15 +30,19 @@ const _: () = assert!(FILL_DEPTH <= RECEIVE_RING, "every chunk has its entry");
 /// TX and COMPLETION ring entries: a batch of jumbo frames is 1,088 chunks.
 pub(super) const TRANSMIT_RING: u32 = 2048;
 
-/// Descriptors that one wakeup may send, instead of the kernel's 32.
+/// Descriptors that one wakeup sends (`TX_BATCH_SIZE` in net/xdp/xsk.c).
+const KERNEL_BUDGET: u32 = 32;
+
+/// Descriptors that one wakeup may send instead.
 const TX_BUDGET: libc::c_int = 512;
 
 /// Wakeups in a row for one port, so that no port holds up the others: at the
 /// kernel's own budget of 32 these empty a full TX ring.
 const MAX_WAKEUPS: u32 = 64;
 
-/// Sent packets are charged to the socket's send buffer until the receiver has
-/// taken them; a full TX ring of jumbo frames is 8 MiB and skb overhead.
+/// Sent packets are charged to the socket's send buffer until the receiving
+/// stack has taken them; a full TX ring of jumbo frames is 8 MiB and skb
+/// overhead.
 const SEND_BUFFER: libc::c_int = 32 << 20;
 
 /// A device stays busy for a while after its last socket was closed: 5 to
@@ -83,6 +87,9 @@ impl XskError {
             Some(libc::EBUSY) => "; another process has an AF_XDP socket on this device",
             Some(libc::EPERM) => "; run as root, or with CAP_NET_RAW and CAP_NET_ADMIN",
             Some(libc::EAFNOSUPPORT) => "; the kernel needs CONFIG_XDP_SOCKETS",
+            Some(libc::EBADF) => {
+                "; the host port's socket is gone: was sluice0 deleted? Restart sluiced"
+            }
             Some(libc::ENOBUFS | libc::ENOMEM) => {
                 "; lower dataplane.maxPorts, or raise the memory limit"
             }
@@ -120,11 +127,7 @@ pub struct Statistics {
     pub tx_ring_empty_descs: u64,
 }
 
-/// Reads `XDP_STATISTICS`.
-///
-/// # Errors
-/// What `getsockopt` says.
-pub fn statistics(socket: BorrowedFd<'_>) -> io::Result<Statistics> {
+fn statistics(socket: BorrowedFd<'_>) -> io::Result<Statistics> {
     let zero = libc::xdp_statistics {
         rx_dropped: 0,
         rx_invalid_descs: 0,
@@ -144,6 +147,40 @@ pub fn statistics(socket: BorrowedFd<'_>) -> io::Result<Statistics> {
     })
 }
 
+/// A socket as those see it who do not own it. It does not keep the socket
+/// open, and gives nobody a descriptor that would.
+#[derive(Debug, Clone, Default)]
+pub struct Socket {
+    file: Weak<OwnedFd>,
+    umem: u16,
+}
+
+impl Socket {
+    /// Calls `job` with the file descriptor, for the XSKMAP. `None` if the
+    /// socket is closed, or over the in-memory kernel.
+    pub fn with_fd<T>(&self, job: impl FnOnce(RawFd) -> T) -> Option<T> {
+        Some(job(self.file.upgrade()?.as_raw_fd()))
+    }
+
+    /// Reads `XDP_STATISTICS`. `None` as in [`Socket::with_fd`].
+    #[must_use]
+    pub fn statistics(&self) -> Option<Statistics> {
+        statistics(self.file.upgrade()?.as_fd()).ok()
+    }
+}
+
+/// Who has the other ends of the rings.
+#[derive(Debug)]
+enum Kernel {
+    /// The kernel, behind this socket.
+    Real(Arc<OwnedFd>),
+    /// The in-memory one, which needs no wakeup; whether it is open.
+    InMemory(Open),
+}
+
+/// Whether a socket is open, as its in-memory kernel sees it.
+pub(super) type Open = Arc<Mutex<bool>>;
+
 /// How a flush ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
@@ -161,11 +198,10 @@ pub enum Flush {
 #[derive(Debug)]
 pub struct Xsk {
     umem: &'static Umem,
-    /// `None` over the in-memory kernel, which needs no wakeup.
-    socket: Option<Arc<OwnedFd>>,
+    kernel: Kernel,
     rings: Rings,
-    /// Marks this socket's chunks in the side array.
-    slot: u16,
+    /// Marks this socket's chunks in the UMEM's side array.
+    number: u32,
     features: Features,
     /// Chunks in the FILL and RX rings, and in the kernel between them.
     filled: u32,
@@ -183,21 +219,35 @@ pub(super) struct Rings {
 }
 
 impl Xsk {
-    /// Opens and binds a socket on queue 0 of `device` in copy mode, its
-    /// chunks marked with `slot`. `share` is any bound socket of the same
-    /// UMEM; the first socket, without it, registers the UMEM and decides for
-    /// all that follow which features are used.
+    /// Opens and binds a socket on queue 0 of `device` in copy mode. `share` is
+    /// any bound socket of the same UMEM; the first socket, without it,
+    /// registers the UMEM and decides for all that follow which features are
+    /// used.
     ///
     /// # Errors
     /// The call that failed, on which device, and why.
     pub fn open(
         umem: &'static Umem,
-        slot: u16,
         device: &Device<'_>,
         features: Features,
-        share: Option<BorrowedFd<'_>>,
+        share: Option<&Socket>,
     ) -> Result<Self, XskError> {
         let failed = |operation| move |cause| XskError::new(device, operation, cause);
+        // Chunk numbers of one UMEM would mean other memory in another.
+        let share = match share {
+            Some(first) if first.umem != umem.number() => {
+                return Err(failed("share the UMEM")(io::ErrorKind::InvalidInput.into()));
+            }
+            Some(first) => match first.file.upgrade() {
+                None => {
+                    return Err(failed("share the UMEM")(io::Error::from_raw_os_error(
+                        libc::EBADF,
+                    )));
+                }
+                open => open,
+            },
+            None => None,
+        };
         let socket = sys::xdp_socket().map_err(failed("socket(AF_XDP)"))?;
         let fd = socket.as_fd();
         if share.is_none() {
@@ -212,40 +262,50 @@ impl Xsk {
             sys::setsockopt(fd, libc::SOL_XDP, sys::XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET)
                 .map_err(failed("raise the wakeup budget (XDP_MAX_TX_SKB_BUDGET)"))?;
         }
+        let share = share.as_ref().map(AsFd::as_fd);
         bind(fd, device, features, share).map_err(failed("bind"))?;
-        Ok(Self::over(umem, slot, features, rings, Some(socket)))
+        Self::over(umem, features, rings, Kernel::Real(Arc::new(socket)))
+            .map_err(failed("number the socket"))
     }
 
-    pub(super) fn over(
+    /// A socket over the in-memory kernel.
+    pub(super) fn in_memory(
         umem: &'static Umem,
-        slot: u16,
         features: Features,
         rings: Rings,
-        socket: Option<OwnedFd>,
-    ) -> Self {
-        Self {
+        open: Open,
+    ) -> io::Result<Self> {
+        Self::over(umem, features, rings, Kernel::InMemory(open))
+    }
+
+    fn over(
+        umem: &'static Umem,
+        features: Features,
+        rings: Rings,
+        kernel: Kernel,
+    ) -> io::Result<Self> {
+        let number = umem.next_socket();
+        Ok(Self {
             umem,
-            socket: socket.map(Arc::new),
+            kernel,
             rings,
-            slot,
+            number: number.ok_or_else(|| io::Error::other("there were 2^32 sockets"))?,
             features,
             filled: 0,
             sent: 0,
+        })
+    }
+
+    /// The socket for those who do not own it.
+    #[must_use]
+    pub fn socket(&self) -> Socket {
+        Socket {
+            file: match &self.kernel {
+                Kernel::Real(file) => Arc::downgrade(file),
+                Kernel::InMemory(_) => Weak::new(),
+            },
+            umem: self.umem.number(),
         }
-    }
-
-    /// The socket's file, for the XSKMAP, epoll and [`statistics`]: to be
-    /// upgraded for the moment of a call only, since [`Xsk::close`] waits for
-    /// that. `None` over the in-memory kernel.
-    #[must_use]
-    pub fn socket(&self) -> Option<Weak<OwnedFd>> {
-        self.socket.as_ref().map(Arc::downgrade)
-    }
-
-    /// The socket's file descriptor.
-    #[must_use]
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd)
     }
 
     /// Which features the socket was opened with.
@@ -274,7 +334,7 @@ impl Xsk {
         // than that, so a push never fails.
         while self.filled < FILL_DEPTH {
             let Some(chunk) = pool.take() else { break };
-            self.rings.fill.push(self.umem.lend(chunk, self.slot));
+            self.rings.fill.push(self.umem.lend(chunk, self.number));
             self.filled += 1;
         }
         self.rings.fill.submit();
@@ -336,7 +396,7 @@ impl Xsk {
         });
         let options = if requested { libc::XDP_TX_METADATA } else { 0 };
         let tx = &mut self.rings.tx;
-        self.umem.sending(frame, self.slot, options, |desc| {
+        self.umem.sending(frame, self.number, options, |desc| {
             tx.push(desc);
         });
         self.sent += chunks;
@@ -346,10 +406,18 @@ impl Xsk {
     /// Shows the kernel what was queued and wakes it until it has taken all.
     pub fn flush(&mut self) -> Flush {
         self.rings.tx.submit();
-        let Some(socket) = &self.socket else {
+        let Kernel::Real(socket) = &self.kernel else {
             return Flush::Done;
         };
         let mut left = self.rings.tx.outstanding();
+        // Before Linux 6.17, the one with the budget, the kernel shows how far
+        // it got only once it has taken all it saw (commit 1eb8b0dac189): so
+        // many wakeups may show no progress.
+        let mut unseen = if self.features.tx_budget {
+            0
+        } else {
+            left.div_ceil(KERNEL_BUDGET)
+        };
         for _ in 0..MAX_WAKEUPS {
             if left == 0 {
                 return Flush::Done;
@@ -362,8 +430,9 @@ impl Xsk {
                 // EAGAIN: the budget is spent, or the send buffer full.
                 // ENOBUFS, EBUSY and others: one packet was refused, and is
                 // consumed. Without progress there is no point in insisting.
-                _ if left == before => return Flush::Pending,
-                _ => {}
+                _ if left < before => {}
+                _ if unseen <= 1 => return Flush::Pending,
+                _ => unseen -= 1,
             }
         }
         Flush::Pending
@@ -389,24 +458,28 @@ impl Xsk {
     /// [`FramePool::reclaim`].
     pub fn close(self) -> Closed {
         let Self {
-            socket,
+            kernel,
             rings,
-            slot,
+            umem,
+            number,
             ..
         } = self;
         // The ring mappings keep the file open as the descriptor does.
         drop(rings);
-        if let Some(mut socket) = socket {
-            // Somebody may be reading the statistics just now.
-            loop {
-                match Arc::try_unwrap(socket) {
+        match kernel {
+            Kernel::Real(mut file) => loop {
+                // Somebody may be reading the statistics just now.
+                match Arc::try_unwrap(file) {
                     Ok(last) => break drop(last),
-                    Err(shared) => socket = shared,
+                    Err(shared) => file = shared,
                 }
                 thread::yield_now();
+            },
+            Kernel::InMemory(open) => {
+                *open.lock().unwrap_or_else(PoisonError::into_inner) = false;
             }
         }
-        Closed::of(slot)
+        Closed::of(umem, number)
     }
 }
 

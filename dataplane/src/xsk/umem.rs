@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use super::sys::{self, Mapping};
 
@@ -33,13 +33,25 @@ pub struct Umem {
     chunks: u32,
     /// Told apart from other UMEMs of the process (tests have several).
     number: u16,
-    meta: Box<[UnsafeCell<ChunkMeta>]>,
+    /// How many sockets there were.
+    sockets: AtomicU32,
+    states: Box<[ChunkState]>,
     fd: OwnedFd,
     huge_pages: bool,
     _mapping: Mapping,
 }
 
 /// What the side array knows of a chunk.
+#[derive(Debug)]
+struct ChunkState {
+    /// Only touched through the chunk's owner.
+    meta: UnsafeCell<ChunkMeta>,
+    /// The number of the socket whose rings have the chunk, or [`OWNED`]. An
+    /// atomic, because reclaiming looks at every chunk, whoever owns it.
+    holder: AtomicU32,
+}
+
+/// Where a chunk's bytes lie, and what follows them.
 #[derive(Debug, Clone, Copy)]
 struct ChunkMeta {
     /// The next chunk of the frame; meaningless in its last.
@@ -47,20 +59,12 @@ struct ChunkMeta {
     /// Where the chunk's bytes start, and how many there are.
     offset: u16,
     len: u16,
-    holder: Holder,
 }
 
-/// Who has a chunk. The kernel's chunks carry the slot of the port whose rings
-/// took them, so that those of a closed socket can be found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holder {
-    /// A [`Chunk`] or [`Frame`] value, or a pool.
-    Owned,
-    /// The FILL or RX ring of this slot, or the kernel between them.
-    Fill(u16),
-    /// The TX or COMPLETION ring of this slot, or the kernel between them.
-    Tx(u16),
-}
+/// The holder of what a [`Chunk`], a [`Frame`] or a pool owns. Sockets are
+/// numbered from one, and no number is given twice: what a closed socket held
+/// is never taken for another's.
+const OWNED: u32 = 0;
 
 // SAFETY: bytes and side array entries are only touched through the chunk's
 // one owner (module documentation); everything else is immutable.
@@ -145,15 +149,20 @@ impl Umem {
         let umem: &'static Self = Box::leak(Box::new(Self {
             memory: mapping.base(),
             chunks,
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            meta: (0..chunks)
-                .map(|_| {
-                    UnsafeCell::new(ChunkMeta {
+            number: NUMBERS
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                    last.checked_add(1)
+                })
+                .map_err(|_| io::Error::other("65,535 UMEMs in one process"))?,
+            sockets: AtomicU32::new(OWNED),
+            states: (0..chunks)
+                .map(|_| ChunkState {
+                    meta: UnsafeCell::new(ChunkMeta {
                         next: 0,
                         offset: HEADROOM,
                         len: 0,
-                        holder: Holder::Owned,
-                    })
+                    }),
+                    holder: AtomicU32::new(OWNED),
                 })
                 .collect(),
             fd,
@@ -198,6 +207,20 @@ impl Umem {
             },
             tx_metadata_len: if tx_metadata { TX_METADATA_LEN } else { 0 },
         }
+    }
+
+    /// Told apart from other UMEMs of the process.
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// A number for a new socket, if there is one left.
+    pub(super) fn next_socket(&self) -> Option<u32> {
+        self.sockets
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                last.checked_add(1)
+            })
+            .map_or(None, |last| Some(last + 1))
     }
 
     /// The frame's first chunk: all its headers, and as much more as fits.
@@ -315,15 +338,22 @@ impl Umem {
 
     #[inline]
     fn meta(&self, chunk: u32) -> ChunkMeta {
-        // SAFETY: read through the chunk's owner, or by the reclaiming pool;
+        // SAFETY: read through the chunk's owner, which is borrowed meanwhile;
         // nobody else touches the entry (module documentation).
-        unsafe { *self.meta[chunk as usize].get() }
+        unsafe { *self.states[chunk as usize].meta.get() }
     }
 
     #[inline]
     fn update_meta(&self, chunk: u32, update: impl FnOnce(&mut ChunkMeta)) {
         // SAFETY: as `meta`; the exclusive borrow ends with the call.
-        update(unsafe { &mut *self.meta[chunk as usize].get() });
+        update(unsafe { &mut *self.states[chunk as usize].meta.get() });
+    }
+
+    #[inline]
+    fn set_holder(&self, chunk: u32, holder: u32) {
+        self.states[chunk as usize]
+            .holder
+            .store(holder, Ordering::Relaxed);
     }
 
     /// Sets where a chunk's bytes lie, cut to what the chunk can hold; returns
@@ -340,7 +370,6 @@ impl Umem {
         self.update_meta(chunk, |meta| {
             meta.offset = offset;
             meta.len = len;
-            meta.holder = Holder::Owned;
         });
         len
     }
@@ -349,9 +378,9 @@ impl Umem {
 
     /// Gives a chunk to the kernel to receive into; the FILL ring's entry.
     #[inline]
-    pub(super) fn lend(&self, chunk: Chunk, slot: u16) -> u64 {
+    pub(super) fn lend(&self, chunk: Chunk, socket: u32) -> u64 {
         self.check(chunk.umem);
-        self.update_meta(chunk.index, |meta| meta.holder = Holder::Fill(slot));
+        self.set_holder(chunk.index, socket);
         u64::from(chunk.index) * CHUNK_SIZE as u64
     }
 
@@ -361,6 +390,7 @@ impl Umem {
         let head = self.index_of(desc.addr)?;
         #[allow(clippy::cast_possible_truncation, reason = "a remainder of 4096")]
         let offset = (desc.addr % CHUNK_SIZE as u64) as u16;
+        self.set_holder(head, OWNED);
         let len = self.set_meta(head, offset, desc.len as usize);
         Some(Frame {
             head,
@@ -392,7 +422,7 @@ impl Umem {
     pub(super) fn sending(
         &self,
         frame: Frame,
-        slot: u16,
+        socket: u32,
         first_options: u32,
         mut push: impl FnMut(libc::xdp_desc),
     ) {
@@ -406,7 +436,7 @@ impl Umem {
                 options |= libc::XDP_PKT_CONTD;
             }
             let meta = self.meta(chunk);
-            self.update_meta(chunk, |meta| meta.holder = Holder::Tx(slot));
+            self.set_holder(chunk, socket);
             push(libc::xdp_desc {
                 addr: u64::from(chunk) * CHUNK_SIZE as u64 + u64::from(meta.offset),
                 len: meta.len.into(),
@@ -422,7 +452,7 @@ impl Umem {
     #[inline]
     pub(super) fn completed(&self, addr: u64) -> Option<Chunk> {
         let index = self.index_of(addr)?;
-        self.update_meta(index, |meta| meta.holder = Holder::Owned);
+        self.set_holder(index, OWNED);
         Some(Chunk {
             index,
             umem: self.number,
@@ -566,13 +596,17 @@ impl FramePool {
     /// Takes back every chunk that a closed socket's rings held, and says how
     /// many there were: also those that lay inside the kernel, which no ring
     /// shows.
-    pub fn reclaim(&mut self, closed: &Closed) -> u32 {
+    ///
+    /// # Panics
+    /// If the socket was of another UMEM.
+    pub fn reclaim(&mut self, closed: Closed) -> u32 {
+        let Closed { umem, socket } = closed;
+        self.umem.check(umem);
         let mut count = 0;
         for chunk in 0..self.umem.chunks {
-            let holder = self.umem.meta(chunk).holder;
-            if holder == Holder::Fill(closed.slot) || holder == Holder::Tx(closed.slot) {
-                self.umem
-                    .update_meta(chunk, |meta| meta.holder = Holder::Owned);
+            let state = &self.umem.states[chunk as usize];
+            if state.holder.load(Ordering::Relaxed) == socket {
+                self.umem.set_holder(chunk, OWNED);
                 self.free.push(chunk);
                 count += 1;
             }
@@ -581,18 +615,22 @@ impl FramePool {
     }
 }
 
-/// Proof that a slot's socket is closed: the kernel writes to none of its
+/// Proof that a socket is closed: the kernel writes to none of its
 /// chunks any more.
 #[must_use = "the closed socket's chunks are to be reclaimed"]
 #[derive(Debug)]
 pub struct Closed {
-    slot: u16,
+    umem: u16,
+    socket: u32,
 }
 
 impl Closed {
-    /// Only for the socket that has just closed the slot's file descriptor.
-    pub(super) fn of(slot: u16) -> Self {
-        Self { slot }
+    /// Only for the socket of that number, which has just closed its file.
+    pub(super) fn of(umem: &Umem, socket: u32) -> Self {
+        Self {
+            umem: umem.number,
+            socket,
+        }
     }
 }
 
@@ -644,19 +682,19 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_slots_chunks_come_back_and_no_others() {
+    fn a_closed_sockets_chunks_come_back_and_no_others() {
         let (umem, mut pool) = Umem::create(6).unwrap();
         let mine = pool.frame().unwrap();
-        for slot in [1, 2, 1] {
+        for socket in [1, 2, 1] {
             let chunk = pool.take().unwrap();
-            umem.lend(chunk, slot);
+            umem.lend(chunk, socket);
         }
         let frame = pool.frame().unwrap();
         umem.sending(frame, 1, 0, |_| ());
         assert_eq!(pool.free_chunks(), 1);
-        assert_eq!(pool.reclaim(&Closed::of(1)), 3);
-        assert_eq!(pool.reclaim(&Closed::of(1)), 0);
-        assert_eq!(pool.reclaim(&Closed::of(2)), 1);
+        assert_eq!(pool.reclaim(Closed::of(umem, 1)), 3);
+        assert_eq!(pool.reclaim(Closed::of(umem, 1)), 0);
+        assert_eq!(pool.reclaim(Closed::of(umem, 2)), 1);
         pool.free(mine);
         assert_eq!(pool.free_chunks(), 6);
     }
