@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Value, json};
@@ -16,13 +18,19 @@ use crate::host_port::HOST_INTERFACE;
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "sluice";
 
+/// How long nft may take; it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Why the rules are not as they should be.
 #[derive(Debug, thiserror::Error)]
 pub enum MasqueradeError {
-    /// The nft program could not be run.
+    /// There is no nft program.
     #[error(
         "run nft to masquerade what pods send: {0}; install nftables (Debian: apt-get install nftables)"
     )]
+    Missing(io::Error),
+    /// The nft program could not be run, or did not end.
+    #[error("run nft to masquerade what pods send: {0}")]
     Run(io::Error),
     /// The nft program, or the kernel behind it, refused.
     #[error("replace the nftables table inet {TABLE}: nft answered {status}: {stderr}")]
@@ -214,12 +222,16 @@ fn nft(ruleset: &Value) -> Result<(), MasqueradeError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(MasqueradeError::Run)?;
+        .map_err(|cause| match cause.kind() {
+            io::ErrorKind::NotFound => MasqueradeError::Missing(cause),
+            _ => MasqueradeError::Run(cause),
+        })?;
     // Dropped at once, which closes the pipe: nft reads to the end of file. If
     // nft died before, its status and stderr say more than our EPIPE.
     if let Some(mut stdin) = child.stdin.take() {
         let _ = stdin.write_all(ruleset.to_string().as_bytes());
     }
+    wait(&mut child).map_err(MasqueradeError::Run)?;
     let output = child.wait_with_output().map_err(MasqueradeError::Run)?;
     if output.status.success() {
         return Ok(());
@@ -228,6 +240,21 @@ fn nft(ruleset: &Value) -> Result<(), MasqueradeError> {
         status: output.status,
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
+}
+
+/// Waits for nft's end, but not for good: the control thread waits with it.
+/// What nft says fits into a pipe.
+fn wait(child: &mut Child) -> io::Result<()> {
+    let give_up = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > give_up {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

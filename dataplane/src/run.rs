@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use sluice_dataplane::node::Node;
 use sluice_dataplane::server::Server;
 use tracing::Level;
@@ -19,6 +20,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Serves until a signal asks to stop. Returning is the clean exit.
 pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     log_to_stderr(arguments.log_level);
+    if !Uid::effective().is_root() {
+        return Err("run it as root: it needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and more".into());
+    }
     let settings = conflist::settings(&arguments.settings)?;
     let signals = Signals::block()?;
     // First: its lock on the folder keeps a second daemon from touching the

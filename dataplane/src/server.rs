@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,15 @@ pub enum ServerError {
     /// A live daemon serves this folder.
     #[error(
         "serve the control socket {}: another sluiced runs with this folder; \
-         stop it, or choose another folder with --run-dir", .0.display()
+         stop it first", .0.display()
     )]
     Running(PathBuf),
+    /// Others could put their own socket in the place of ours.
+    #[error(
+        "use the folder {}: it must belong to the user that runs sluiced, and nobody else may \
+         write to it (chown, chmod go-w)", .0.display()
+    )]
+    Unsafe(PathBuf),
     /// Something that is not a socket has the socket's name.
     #[error("serve the control socket {}: the file there is not a socket; remove it", .0.display())]
     NotASocket(PathBuf),
@@ -274,9 +280,20 @@ fn lock_folder(socket: &Path) -> Result<File, ServerError> {
         .mode(0o700)
         .create(path)
         .map_err(system("create the folder"))?;
-    let folder = File::open(path).map_err(system("open the folder"))?;
-    match folder.try_lock() {
-        Ok(()) => Ok(folder),
+    let folder = fs::metadata(path).map_err(system("look at the folder"))?;
+    if folder.uid() != Uid::effective().as_raw() || folder.mode() & 0o022 != 0 {
+        return Err(ServerError::Unsafe(path.to_owned()));
+    }
+    // Not the folder itself: whoever may open a file may lock it.
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path.join("sluiced.lock"))
+        .map_err(system("make the lock file in"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(ServerError::Running(socket.to_owned())),
         Err(TryLockError::Error(cause)) => Err(system("lock the folder")(cause)),
     }

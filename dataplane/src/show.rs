@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
+use std::io::{self, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
@@ -30,8 +31,11 @@ pub(crate) fn show(arguments: &ShowArgs) -> Result<(), Box<dyn Error>> {
     } else {
         render(arguments.what, answer)?
     };
-    println!("{}", text.trim_end());
-    Ok(())
+    match writeln!(io::stdout().lock(), "{}", text.trim_end()) {
+        // `| head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 fn render(what: What, answer: Value) -> Result<String, serde_json::Error> {

@@ -104,11 +104,11 @@ impl Attachment {
         }
         for PodAddress { address, gateway } in &self.addresses {
             let pod = address.addr();
-            if pod.is_multicast() || pod.is_unspecified() || pod.is_loopback() {
+            if !is_usable(pod) {
                 return Err(field(
                     "address",
                     &pod.to_string(),
-                    "must be a unicast address that is not loopback",
+                    "must be a unicast address that is neither loopback, link-local nor reserved",
                 ));
             }
             if pod.is_ipv4() != gateway.is_ipv4() {
@@ -118,7 +118,8 @@ impl Attachment {
                     "must be of the address's family",
                 ));
             }
-            if pod == *gateway || gateway.is_multicast() || gateway.is_unspecified() {
+            let is_next_hop = is_usable(*gateway) || is_link_local_v6(*gateway);
+            if pod == *gateway || !is_next_hop {
                 return Err(field(
                     "gateway",
                     &gateway.to_string(),
@@ -135,6 +136,26 @@ impl Attachment {
         }
         Ok(())
     }
+}
+
+/// Whether a packet on the wire may have the address as its source and its
+/// destination (RFC 6890), routed. 169.254/16 may: clouds and Kubernetes use it.
+fn is_usable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => {
+            !(address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || address.is_unicast_link_local()
+                || address.to_ipv4_mapped().is_some())
+        }
+    }
+}
+
+/// fe80::1 is what a pod without a gateway of IPAM's has for one.
+fn is_link_local_v6(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn field(field: &'static str, value: &str, rule: &'static str) -> InvalidAttachment {
@@ -195,6 +216,11 @@ mod tests {
             ("10.77.0.11/24", "fe80::1"),
             ("10.77.0.11/24", "10.77.0.11"),
             ("fd00::1/64", "ff02::1"),
+            ("0.1.2.3/8", "10.77.0.1"),
+            ("240.0.0.1/8", "10.77.0.1"),
+            ("10.77.0.11/24", "127.0.0.1"),
+            ("fe80::2/64", "fe80::1"),
+            ("::ffff:10.1.1.1/96", "fe80::1"),
         ] {
             let mut a = attachment();
             a.addresses[0] = PodAddress {

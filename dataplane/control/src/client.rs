@@ -22,7 +22,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there: the daemon is not running.
-    #[error("connect to the daemon at {}: {cause}; is sluiced running?", socket.display())]
+    #[error("connect to the daemon at {}: {cause}; {}", socket.display(), advice(cause))]
     Down {
         /// The socket's path.
         socket: PathBuf,
@@ -42,6 +42,13 @@ pub enum ClientError {
     /// The daemon answered no.
     #[error(transparent)]
     Refused(#[from] Refusal),
+}
+
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "run this as root",
+        _ => "is sluiced running?",
+    }
 }
 
 impl Client {
@@ -100,7 +107,10 @@ fn exchange(stream: &mut UnixStream, envelope: &Envelope) -> io::Result<Response
     stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();
     let most = MAX_MESSAGE_BYTES as u64;
-    stream.take(most).read_to_end(&mut answer)?;
+    stream
+        .take(most)
+        .read_to_end(&mut answer)
+        .map_err(in_words)?;
     if answer.is_empty() {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
@@ -108,6 +118,18 @@ fn exchange(stream: &mut UnixStream, envelope: &Envelope) -> io::Result<Response
         ));
     }
     Ok(serde_json::from_slice(&answer)?)
+}
+
+/// A timeout comes as EAGAIN, "Resource temporarily unavailable".
+fn in_words(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return error;
+    }
+    let seconds = TIMEOUT.as_secs();
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("no answer within {seconds} s; is sluiced stopped, or does it hang? see its log"),
+    )
 }
 
 impl Request {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sluice_link::features::{self, Feature};
@@ -276,6 +277,38 @@ fn routes_are_read_back_as_written_and_deleted_once() {
     for route in &routes {
         assert!(netlink.delete_route(route).unwrap(), "{route}");
         assert!(!netlink.delete_route(route).unwrap(), "{route}");
+    }
+}
+
+#[test]
+fn only_the_namespaces_own_addresses_are_delivered() {
+    let (space, netlink, index) = wired();
+    let foreign: [IpAddr; 2] = ["10.77.0.9".parse().unwrap(), "fd77::9".parse().unwrap()];
+    for address in foreign {
+        assert!(!netlink.delivers(address).unwrap(), "no route: {address}");
+    }
+    for own in ["10.77.0.2/24", "fd77::2/64"] {
+        let options = AddressOptions {
+            no_dad: own.contains(':'),
+            ..AddressOptions::default()
+        };
+        let own: ipnet::IpNet = own.parse().unwrap();
+        netlink.add_address(index, own, options).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !netlink.delivers(own.addr()).unwrap() {
+            assert!(
+                Instant::now() < deadline,
+                "{}",
+                space.exec(&["ip", "address"])
+            );
+            std::thread::yield_now();
+        }
+    }
+    for address in foreign {
+        assert!(
+            !netlink.delivers(address).unwrap(),
+            "a route to it: {address}"
+        );
     }
 }
 

@@ -1,5 +1,6 @@
 //! Routes of the main table.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -45,6 +46,17 @@ impl Netlink {
         self.ask(request.execute(), "add the route", || route.to_string())
     }
 
+    /// Adds a route; `false` if there is another to the same destination,
+    /// which stays.
+    ///
+    /// # Errors
+    /// As [`Netlink::replace_route`].
+    pub fn add_route(&self, route: &Route) -> Result<bool, LinkError> {
+        let request = self.handle.route().add(route.message()).execute();
+        let result = self.ask(request, "add the route", || route.to_string());
+        existed(result, libc::EEXIST)
+    }
+
     /// Deletes a route; `false` if it was not there.
     ///
     /// # Errors
@@ -70,6 +82,30 @@ impl Netlink {
             routes.extend(messages.iter().filter_map(Route::parse));
         }
         Ok(routes)
+    }
+
+    /// Whether what comes for `address` is delivered here: it is an address
+    /// of this namespace, and one that works already. The kernel completes
+    /// IPv6 addresses some time after they were added, also those without
+    /// duplicate address detection (`addrconf_dad_work`), and drops what
+    /// comes for them until then.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn delivers(&self, address: IpAddr) -> Result<bool, LinkError> {
+        let destination = IpNet::from(address);
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.addr(), destination.prefix_len())
+            .map_err(|error| {
+                LinkError::refused("look up", address.to_string(), io::Error::other(error))
+            })?
+            .build();
+        let answers = self.handle.route().get(message).execute();
+        match self.collect(answers, "look up", &address.to_string()) {
+            Ok(routes) => Ok(routes.iter().any(|r| r.header.kind == RouteType::Local)),
+            Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
