@@ -110,15 +110,18 @@ impl<'a> Add<'a> {
                 netns: Some(&self.pod.netns),
             },
         })?;
+        undo.push(|| del::detach(&self.client, &self.id));
+        let result = self.result(&plan, &ipam, attachment.pod_mac);
+        self.client.ask(Request::Attach { attachment })?;
+
+        // After Attach, which brings the host's end up: an interface that
+        // comes up with its carrier there can send at once, one that gets it
+        // later only when the kernel's link watch has run (dev_activate).
         self.pod.configure(&Setup {
             plan: &plan,
             gateway_mac: self.facts.gateway_mac,
             checksum_offload: self.facts.checksum_offload,
         })?;
-
-        undo.push(|| del::detach(&self.client, &self.id));
-        let result = self.result(&plan, &ipam, attachment.pod_mac);
-        self.client.ask(Request::Attach { attachment })?;
         Ok(result)
     }
 

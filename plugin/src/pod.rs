@@ -1,6 +1,10 @@
 //! The pod's side: its namespace, and what is configured inside it.
 
+use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use sluice_link::features::{self, Feature};
@@ -12,6 +16,10 @@ use crate::plan::Plan;
 
 /// `RTPROT_STATIC`: who asks finds that an administrator made the route.
 const PROTOCOL_STATIC: u8 = 4;
+
+/// How long the kernel may take to complete an IPv6 address. It takes
+/// milliseconds, and more where many pods come at once.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// The pod's namespace, checked to be one an interface may be made in.
 #[derive(Debug)]
@@ -90,7 +98,7 @@ impl Setup<'_> {
             netlink.replace_neighbour(index, gateway, self.gateway_mac)?;
         }
         for route in &self.plan.routes {
-            netlink.replace_route(&Route {
+            let added = netlink.add_route(&Route {
                 destination: route.destination,
                 gateway: Some(route.gateway),
                 interface: index,
@@ -100,6 +108,17 @@ impl Setup<'_> {
                 link_scope: false,
                 protocol: PROTOCOL_STATIC,
             })?;
+            if !added {
+                // Another interface's: with its loss at our DEL the pod would
+                // have none.
+                eprintln!(
+                    "sluice: {ifname}: the container has a route to {} already, which stays",
+                    route.destination
+                );
+            }
+        }
+        for pod in &self.plan.addresses {
+            wait_until_delivered(&netlink, pod.address.addr())?;
         }
         Ok(())
     }
@@ -132,6 +151,23 @@ impl Setup<'_> {
             features::disable(ifname, Feature::TxChecksum)
         }
     }
+}
+
+/// The container starts as soon as ADD has answered, and must not lose the
+/// answer to its first packet. IPv4 addresses work at once.
+fn wait_until_delivered(netlink: &Netlink, address: IpAddr) -> Result<(), LinkError> {
+    let give_up = Instant::now() + SETTLE;
+    while !netlink.delivers(address)? {
+        if Instant::now() > give_up {
+            return Err(LinkError::Refused {
+                operation: "wait until the kernel delivers to",
+                object: address.to_string(),
+                cause: io::ErrorKind::TimedOut.into(),
+            });
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn bring_up(netlink: &Netlink, name: &str) -> Result<u32, LinkError> {
