@@ -1,0 +1,103 @@
+//! The real daemon as a child process.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sluice_control::{Client, NodeFacts};
+
+use super::{Space, wait_until};
+
+/// The daemon, which cargo builds beside the plugin.
+pub(crate) fn executable() -> PathBuf {
+    let plugin = Path::new(env!("CARGO_BIN_EXE_sluice"));
+    let path = plugin.with_file_name("sluiced");
+    assert!(
+        path.is_file(),
+        "{} is missing; build it first: cargo build",
+        path.display()
+    );
+    path
+}
+
+/// A running `sluiced run`, killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts a daemon in `space` and waits until it answers.
+    pub(crate) fn start(space: &Space, conflist: &Path, client: &Client) -> (Self, NodeFacts) {
+        let log = conflist.with_extension("log");
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let mut command = space.command(executable().to_str().unwrap());
+        command.args(["run", "--conflist"]).arg(conflist);
+        if let Some(features) = std::env::var_os("SLUICE_TEST_WITHOUT") {
+            command.arg("--without").arg(features);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let mut daemon = Self { child, log };
+        let facts = wait_until("the daemon answers", || {
+            let status = daemon.child.try_wait().unwrap();
+            assert_eq!(status, None, "the daemon ended: {}", daemon.log());
+            client.describe().ok()
+        });
+        (daemon, facts)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// What it has said.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Ends it as a service manager does, and waits for its end.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        wait_until("the daemon ends after SIGTERM", || {
+            self.child.try_wait().unwrap()
+        })
+    }
+
+    /// Asserts that nothing went wrong inside.
+    #[track_caller]
+    pub(crate) fn assert_calm(&self) {
+        let log = self.log();
+        for word in ["panicked", "ERROR"] {
+            assert!(!log.contains(word), "{word} in the daemon's log: {log}");
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon's log: {}", self.log());
+        }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

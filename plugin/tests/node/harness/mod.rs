@@ -1,0 +1,21 @@
+//! A node to test on: namespaces, the real daemon, the real plugin.
+
+mod daemon;
+pub(crate) mod flows;
+pub(crate) mod frames;
+mod node;
+mod pod;
+mod runtime;
+mod site;
+mod snapshot;
+mod space;
+mod wait;
+pub(crate) mod wire;
+
+pub(crate) use node::{Counters, Node, Options};
+pub(crate) use pod::Pod;
+pub(crate) use runtime::Network;
+pub(crate) use site::{BEYOND4, BEYOND6, NODE4, NODE6, OUT4, OUT6, Site};
+pub(crate) use snapshot::Snapshot;
+pub(crate) use space::Space;
+pub(crate) use wait::{PATIENCE, wait_until};

@@ -1,0 +1,144 @@
+//! Pods: namespaces that the plugin attached to the node.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+
+use serde_json::Value;
+
+use super::runtime::Runtime;
+use super::{Network, Space};
+
+/// An attached pod; a [`Space`] to run things in.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    space: Space,
+    id: String,
+    network: Network,
+    runtime: Runtime,
+    /// What ADD answered.
+    result: Value,
+}
+
+/// Frames and bytes of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) sent_frames: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_frames: u64,
+    pub(crate) received_bytes: u64,
+}
+
+impl Deref for Pod {
+    type Target = Space;
+
+    fn deref(&self) -> &Space {
+        &self.space
+    }
+}
+
+impl Pod {
+    #[track_caller]
+    pub(crate) fn add(space: Space, id: &str, network: &Network, runtime: &Runtime) -> Self {
+        let result = runtime.run("ADD", id, &space.path(), network).ok();
+        Self {
+            space,
+            id: id.to_owned(),
+            network: network.clone(),
+            runtime: runtime.clone(),
+            result,
+        }
+    }
+
+    /// The container's ID.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Every address, without prefix length.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let ips = self.result["ips"].as_array().unwrap().iter();
+        let texts = ips.map(|ip| ip["address"].as_str().unwrap());
+        texts
+            .map(|text| text.split_once('/').unwrap().0.parse().unwrap())
+            .collect()
+    }
+
+    /// Every gateway, by address.
+    pub(crate) fn gateways(&self) -> Vec<IpAddr> {
+        let ips = self.result["ips"].as_array().unwrap().iter();
+        ips.map(|ip| ip["gateway"].as_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    /// The address of the same family as `other`.
+    #[track_caller]
+    pub(crate) fn address_like(&self, other: IpAddr) -> IpAddr {
+        of_family(self.addresses(), other)
+    }
+
+    /// The gateway of the same family as `other`.
+    #[track_caller]
+    pub(crate) fn gateway_like(&self, other: IpAddr) -> IpAddr {
+        of_family(self.gateways(), other)
+    }
+
+    #[track_caller]
+    pub(crate) fn v4(&self) -> IpAddr {
+        self.address_like(super::NODE4)
+    }
+
+    #[track_caller]
+    pub(crate) fn v6(&self) -> IpAddr {
+        self.address_like(super::NODE6)
+    }
+
+    /// MAC addresses of the host's end, which is the gateway's, and of ours.
+    pub(crate) fn macs(&self) -> ([u8; 6], [u8; 6]) {
+        let mac = |end: usize| {
+            let text = self.result["interfaces"][end]["mac"].as_str().unwrap();
+            let bytes = text
+                .split(':')
+                .map(|byte| u8::from_str_radix(byte, 16).unwrap());
+            <[u8; 6]>::try_from(bytes.collect::<Vec<_>>()).unwrap()
+        };
+        (mac(0), mac(1))
+    }
+
+    pub(crate) fn host_ifname(&self) -> &str {
+        self.result["interfaces"][0]["name"].as_str().unwrap()
+    }
+
+    /// What eth0 itself has counted.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let link = self.json("ip -j -s link show eth0").remove(0);
+        let count = |way: &str, what: &str| link["stats64"][way][what].as_u64().unwrap();
+        Traffic {
+            sent_frames: count("tx", "packets"),
+            sent_bytes: count("tx", "bytes"),
+            received_frames: count("rx", "packets"),
+            received_bytes: count("rx", "bytes"),
+        }
+    }
+
+    /// DEL, and the end of the namespace.
+    #[track_caller]
+    pub(crate) fn del(self) {
+        self.detach();
+    }
+
+    /// DEL alone.
+    #[track_caller]
+    pub(crate) fn detach(&self) {
+        self.runtime
+            .run("DEL", &self.id, &self.space.path(), &self.network)
+            .ok();
+    }
+}
+
+#[track_caller]
+fn of_family(addresses: Vec<IpAddr>, other: IpAddr) -> IpAddr {
+    let mut fitting = addresses
+        .into_iter()
+        .filter(|a| a.is_ipv4() == other.is_ipv4());
+    fitting.next().expect("an address of that family")
+}

@@ -1,0 +1,14 @@
+//! The real plugin and the real daemon in real namespaces; see README.md.
+
+mod harness;
+
+mod checksums;
+mod control;
+mod failure;
+mod malformed;
+mod many;
+mod mtu;
+mod reach;
+mod settings;
+mod spoofing;
+mod userspace;
