@@ -42,8 +42,17 @@ pub struct Engine {
 pub struct Turn {
     /// Frames received.
     pub frames: usize,
+    /// The chunks that they are made of.
+    pub chunks: usize,
     /// Some port has frames that the kernel has not taken yet.
     pub pending: bool,
+}
+
+/// What came from a port, or from several.
+#[derive(Debug, Clone, Copy, Default)]
+struct Received {
+    frames: usize,
+    chunks: usize,
 }
 
 impl Engine {
@@ -161,29 +170,35 @@ impl Engine {
         }
         self.hear_doorbell();
         let mut batch = Batch::new();
-        let mut frames = 0;
+        let mut received = Received::default();
         let mut i = 0;
         while let Some(&slot) = self.active.get(i) {
             let mut got = self.serve(slot, &mut batch, now);
-            if got == 0 && self.is_silent(slot, now) {
+            if got.frames == 0 && self.is_silent(slot, now) {
                 got = self.retire(slot, &mut batch, now);
-                if got == 0 {
+                if got.frames == 0 {
                     self.active.swap_remove(i);
                     continue;
                 }
             }
-            frames += got;
+            received.frames += got.frames;
+            received.chunks += got.chunks;
             i += 1;
         }
         let pending = self.flush(now) || !self.hungry.is_empty();
         self.counters.turns.add(1);
-        if frames > 0 || pending {
-            self.counters.busy_turns.add(u64::from(frames > 0));
+        if received.frames > 0 || pending {
+            let busy = u64::from(received.frames > 0);
+            self.counters.busy_turns.add(busy);
             self.counters
                 .free_chunks
                 .set(self.pool.free_chunks() as u64);
         }
-        Turn { frames, pending }
+        Turn {
+            frames: received.frames,
+            chunks: received.chunks,
+            pending,
+        }
     }
 
     /// Takes back what was sent, wherever it is, and fills the rings that the
@@ -228,30 +243,34 @@ impl Engine {
 
     /// Stops looking at a silent port, unless frames came in between: gives
     /// how many.
-    fn retire(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> usize {
+    fn retire(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> Received {
         // The bell rings before the frame is in the ring. Cleared first and
         // looked at last, a frame that is there is seen; one that is not yet
         // there wakes epoll.
         self.doorbell.clear(slot);
         let got = self.serve(slot, batch, now);
-        if got == 0 {
+        if got.frames == 0 {
             self.listed[usize::from(slot / 64)] &= !(1 << (slot % 64));
         }
         got
     }
 
-    /// Takes one batch from a port through the pipeline.
-    fn serve(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> usize {
+    /// Takes one batch from a port through the pipeline: `batch` is empty
+    /// before and after.
+    fn serve(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> Received {
         let Some(port) = self.ports[usize::from(slot)].as_deref_mut() else {
-            return 0;
+            return Received::default();
         };
         port.xsk.receive(batch);
-        let got = batch.len();
-        if got > 0 {
+        let got = Received {
+            frames: batch.len(),
+            chunks: batch.iter().map(|frame| usize::from(frame.chunks())).sum(),
+        };
+        if got.frames > 0 {
             port.last_frame = now;
             // Before anything else: an empty FILL ring loses frames.
             refill(port, &mut self.pool, &mut self.hungry);
-            port.counters.rx_frames.add(got as u64);
+            port.counters.rx_frames.add(got.frames as u64);
             let bytes: u64 = batch.iter().map(|frame| u64::from(frame.len())).sum();
             port.counters.rx_bytes.add(bytes);
             port.publish_gauges();

@@ -37,7 +37,8 @@ const ASK_EPOLL: Nanos = Nanos::from_micros(50);
 /// The nap while the kernel has not taken everything.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// A turn of so many frames is bulk: the CPU is given away after it.
+/// A turn of so many chunks is bulk, be it one jumbo frame: the CPU is given
+/// away after it.
 const BULK: usize = 8;
 
 /// Giving the CPU away for longer than this starves the worker: a neighbour
@@ -308,7 +309,7 @@ impl Worker {
             self.pace.count(turn.frames, now);
             if turn.frames > 0 {
                 self.pace.last_frame = now;
-                self.make_way(turn.frames, now);
+                self.make_way(turn.chunks, now);
                 if now - self.pace.asked_epoll >= ASK_EPOLL {
                     self.ask_epoll(Some(Duration::ZERO), now);
                 }
@@ -326,8 +327,8 @@ impl Worker {
 
     /// After a turn with frames: after bulk the receiver needs this CPU; at a
     /// high rate in small turns, a few more frames are about to come.
-    fn make_way(&mut self, frames: usize, now: Nanos) {
-        if frames >= BULK {
+    fn make_way(&mut self, chunks: usize, now: Nanos) {
+        if chunks >= BULK {
             if now < self.pace.keep_cpu_until {
                 return;
             }
