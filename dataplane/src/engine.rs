@@ -299,11 +299,13 @@ impl Engine {
                 Destination::Port(to, handoff) => self.deliver(to, handoff, now),
                 Destination::Source(answer) => {
                     source.counters.answered.add(1);
-                    self.queue(slot, answer, None, now);
+                    let id = source.endpoint.id;
+                    self.queue(id, answer, None, now);
                 }
                 Destination::Dropped(frame, rejection) => {
                     source.counters.drops.count(rejection.reason);
-                    self.reject(slot, frame, &rejection, now);
+                    let id = source.endpoint.id;
+                    self.reject(id, frame, &rejection, now);
                 }
             }
         }
@@ -319,18 +321,18 @@ impl Engine {
             return;
         };
         match self.pipeline.arrive(&mut handoff, &target.endpoint) {
-            Ok(partial) => self.queue(to.slot, handoff.frame, partial, now),
+            Ok(partial) => self.queue(to, handoff.frame, partial, now),
             Err(rejection) => {
                 target.counters.drops.count(rejection.reason);
-                self.reject(handoff.meta.from.slot, handoff.frame, &rejection, now);
+                self.reject(handoff.meta.from, handoff.frame, &rejection, now);
             }
         }
     }
 
     /// Queues a frame to a port; a full ring drops, it never waits.
     #[inline]
-    fn queue(&mut self, slot: u16, frame: Frame, partial: Option<Partial>, now: Nanos) {
-        let Some(port) = self.ports[usize::from(slot)].as_deref_mut() else {
+    fn queue(&mut self, to: PortId, frame: Frame, partial: Option<Partial>, now: Nanos) {
+        let Some(port) = find(&mut self.ports, to) else {
             self.pool.free(frame);
             return;
         };
@@ -349,7 +351,7 @@ impl Engine {
                 port.counters.tx_bytes.add(len.into());
                 if !port.dirty {
                     port.dirty = true;
-                    self.dirty.push(slot);
+                    self.dirty.push(to.slot);
                 }
             }
             Err((frame, reason)) => {
@@ -361,7 +363,7 @@ impl Engine {
 
     /// Drops a frame; where ICMP says so and the limit allows, its chunk
     /// carries the error back to its sender.
-    fn reject(&mut self, source: u16, mut frame: Frame, rejection: &Rejection, now: Nanos) {
+    fn reject(&mut self, source: PortId, mut frame: Frame, rejection: &Rejection, now: Nanos) {
         if self.explain(source, &mut frame, rejection, now) {
             self.queue(source, frame, None, now);
         } else {
@@ -371,7 +373,7 @@ impl Engine {
 
     fn explain(
         &mut self,
-        source: u16,
+        source: PortId,
         frame: &mut Frame,
         rejection: &Rejection,
         now: Nanos,
@@ -380,7 +382,7 @@ impl Engine {
         let Some((error, ip)) = rejection.error else {
             return false;
         };
-        let Some(port) = self.ports[usize::from(source)].as_deref_mut() else {
+        let Some(port) = find(&mut self.ports, source) else {
             return false;
         };
         if !icmp::may_answer(umem.head(frame), &ip) {
@@ -428,6 +430,13 @@ impl Engine {
         self.dirty.truncate(left);
         left > 0
     }
+}
+
+/// The port of that name, if it still exists.
+#[inline]
+fn find(ports: &mut [Option<Box<Port>>], id: PortId) -> Option<&mut Port> {
+    let port = ports.get_mut(usize::from(id.slot))?.as_deref_mut()?;
+    (port.endpoint.id == id).then_some(port)
 }
 
 /// Fills a port's FILL ring, or notes that the pool did not reach.
