@@ -361,3 +361,83 @@ fn the_plugin_learns_what_it_needs() {
         assert_eq!(kernel["features"][0]["state"], "without");
     });
 }
+
+#[test]
+fn vanished_pods_make_room() {
+    with_node(|_, node| {
+        for number in 11..=12 {
+            let pod = pod(number);
+            make_veth(&pod);
+            attach(node, &pod).unwrap();
+            delete_veth(&pod);
+        }
+        let newcomer = pod(13);
+        make_veth(&newcomer);
+        attach(node, &newcomer).unwrap();
+        assert_eq!(node.attached(), 1);
+        detach(node, &newcomer);
+        delete_veth(&newcomer);
+        assert_eq!(ask(node, Request::ShowStats)["chunks"]["unaccounted"], 0);
+    });
+}
+
+/// A pod must not cost the node its address, its router or a route.
+#[test]
+fn what_is_the_nodes_own_stays_so() {
+    with_node(|netns, node| {
+        netns.ip("link add up0 type veth peer name far0");
+        netns.ip("link set up0 up");
+        netns.ip("address add 192.0.2.2/24 dev up0");
+        netns.ip("route add default via 192.0.2.1");
+        netns.ip("route add 10.77.0.11/32 via 192.0.2.1");
+        let pod = pod(11);
+        make_veth(&pod);
+        let before = netns.state();
+        for (address, gateway, why) in [
+            ("192.0.2.2/24", "192.0.2.9", "is this node's own"),
+            ("192.0.2.1/24", "192.0.2.9", "is a router of this node"),
+            ("192.0.2.7/24", "192.0.2.1", "is a router of this node"),
+        ] {
+            let mut greedy = pod.clone();
+            greedy.addresses[0] = PodAddress {
+                address: address.parse().unwrap(),
+                gateway: gateway.parse().unwrap(),
+            };
+            refused(node, &greedy, ErrorCode::Conflict, why);
+        }
+        refused(node, &pod, ErrorCode::Failed, "has another route");
+        assert_eq!(netns.state(), before);
+        delete_veth(&pod);
+        netns.ip("link delete up0");
+    });
+}
+
+#[test]
+fn a_node_has_one_daemon_whatever_its_folder() {
+    with_node(|netns, _| {
+        let before = netns.state();
+        let folder = tempfile::tempdir().unwrap();
+        let settings = DataplaneSettings {
+            run_dir: folder.path().to_owned(),
+            max_ports: MAX_PORTS,
+            ..DataplaneSettings::default()
+        };
+        let error = Node::start(settings, &[]).err().map(|e| e.to_string());
+        let error = error.unwrap_or_default();
+        assert!(error.contains("another sluiced runs"), "{error:?}");
+        assert_eq!(netns.state(), before);
+    });
+}
+
+#[test]
+fn a_deleted_host_port_is_named() {
+    let netns = TestNetns::new("node");
+    let folder = tempfile::tempdir().unwrap();
+    netns.run(|| {
+        let mut node = start(folder.path());
+        let pod = pod(11);
+        make_veth(&pod);
+        netns.ip("link delete sluice0");
+        refused(&mut node, &pod, ErrorCode::Failed, "sluice0 is gone");
+    });
+}
