@@ -58,9 +58,23 @@ impl Daemon {
         (daemon, facts)
     }
 
+    /// Signals it; after SIGSTOP it stands still when this returns.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
+        if signal == Signal::SIGSTOP {
+            wait_until("the daemon's threads have stopped", || {
+                self.has_stopped().then_some(())
+            });
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let statuses = tasks.map(|task| task.unwrap().path().join("status"));
+        statuses
+            .map(|status| fs::read_to_string(status).unwrap())
+            .all(|status| status.contains("State:\tT"))
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {
