@@ -5,8 +5,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::ring::{Consumer, Layout, Producer, in_memory};
-use super::socket::{Features, Open, RECEIVE_RING, Rings, TRANSMIT_RING, Xsk};
+use super::cursor::{Consumer, Layout, Producer, in_memory};
+use super::rings::{RECEIVE_RING, Rings, TRANSMIT_RING};
+use super::socket::{Features, Open, Xsk};
 use super::umem::{CHUNK_SIZE, Umem};
 
 /// Where the kernel puts a packet in its chunk (`XDP_PACKET_HEADROOM`).

@@ -27,15 +27,23 @@
     reason = "the AF_XDP ABI is shared memory and raw system calls"
 )]
 
+mod cursor;
 mod doorbell;
+mod error;
+mod frame;
+mod handle;
 pub mod memory;
-mod ring;
+mod pool;
+mod rings;
 mod socket;
 mod sys;
 mod umem;
 
 pub use doorbell::Doorbell;
-pub use socket::{
-    BATCH_SIZE, Batch, Device, FILL_DEPTH, Features, Flush, Socket, Statistics, Xsk, XskError,
-};
-pub use umem::{CHUNK_SIZE, Chunk, Closed, Frame, FramePool, MAX_CHUNKS, Umem};
+pub use error::XskError;
+pub use frame::{Chunk, Frame};
+pub use handle::{Socket, Statistics};
+pub use pool::{Closed, FramePool};
+pub use rings::FILL_DEPTH;
+pub use socket::{BATCH_SIZE, Batch, Device, Features, Flush, Xsk};
+pub use umem::{CHUNK_SIZE, Umem};

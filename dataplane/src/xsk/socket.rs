@@ -1,16 +1,20 @@
 //! An AF_XDP socket with its four rings.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
-use super::ring::{Backing, Consumer, Layout, Producer};
-use super::sys::{self, Mapping};
-use super::umem::{Closed, Frame, FramePool, Umem};
+use super::error::XskError;
+use super::frame::Frame;
+use super::handle::Socket;
+use super::pool::{Closed, FramePool};
+use super::rings::{FILL_DEPTH, Rings};
+use super::sys;
+use super::umem::Umem;
 use crate::packet::offload::Partial;
 
 /// Frames taken from one port in one turn.
@@ -18,17 +22,6 @@ pub const BATCH_SIZE: usize = 64;
 
 /// What one port gives in one turn.
 pub type Batch = ArrayVec<Frame, BATCH_SIZE>;
-
-/// Chunks kept ready for each port to receive into: fifteen jumbo frames. More
-/// brought nothing at 65,000 bytes (measured).
-pub const FILL_DEPTH: u32 = 256;
-
-/// FILL and RX ring entries: all of a port's chunks fit, twice.
-pub(super) const RECEIVE_RING: u32 = 512;
-const _: () = assert!(FILL_DEPTH <= RECEIVE_RING, "every chunk has its entry");
-
-/// TX and COMPLETION ring entries: a batch of jumbo frames is 1,088 chunks.
-pub(super) const TRANSMIT_RING: u32 = 2048;
 
 /// Descriptors that one wakeup sends (`TX_BATCH_SIZE` in net/xdp/xsk.c).
 const KERNEL_BUDGET: u32 = 32;
@@ -69,106 +62,6 @@ pub struct Device<'a> {
     pub index: u32,
 }
 
-/// Why a socket could not be opened: the call, its object, the cause.
-#[derive(Debug, thiserror::Error)]
-#[error("AF_XDP socket on {device}: {operation}: {cause}{advice}")]
-pub struct XskError {
-    device: String,
-    operation: &'static str,
-    /// What the kernel said.
-    #[source]
-    cause: io::Error,
-    advice: &'static str,
-}
-
-impl XskError {
-    fn new(device: &Device<'_>, operation: &'static str, cause: io::Error) -> Self {
-        let advice = match cause.raw_os_error() {
-            Some(libc::EBUSY) => "; another process has an AF_XDP socket on this device",
-            Some(libc::EPERM) => "; run as root, or with CAP_NET_RAW and CAP_NET_ADMIN",
-            Some(libc::EAFNOSUPPORT) => "; the kernel needs CONFIG_XDP_SOCKETS",
-            Some(libc::EBADF) => {
-                "; the host port's socket is gone: was sluice0 deleted? Restart sluiced"
-            }
-            Some(libc::ENOBUFS | libc::ENOMEM) => {
-                "; lower dataplane.maxPorts, or raise the memory limit"
-            }
-            _ => "",
-        };
-        Self {
-            device: device.name.to_owned(),
-            operation,
-            cause,
-            advice,
-        }
-    }
-
-    /// What the kernel said.
-    #[must_use]
-    pub fn cause(&self) -> &io::Error {
-        &self.cause
-    }
-}
-
-/// `XDP_STATISTICS`: what the kernel counts for a socket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Statistics {
-    /// Frames dropped for other reasons than those below.
-    pub rx_dropped: u64,
-    /// Descriptors in the FILL ring that the kernel refused.
-    pub rx_invalid_descs: u64,
-    /// Descriptors in the TX ring that the kernel refused.
-    pub tx_invalid_descs: u64,
-    /// Frames dropped because the RX ring was full.
-    pub rx_ring_full: u64,
-    /// Times that the FILL ring was empty when a frame came.
-    pub rx_fill_ring_empty_descs: u64,
-    /// Times that the TX ring was empty at a wakeup.
-    pub tx_ring_empty_descs: u64,
-}
-
-fn statistics(socket: BorrowedFd<'_>) -> io::Result<Statistics> {
-    let zero = libc::xdp_statistics {
-        rx_dropped: 0,
-        rx_invalid_descs: 0,
-        tx_invalid_descs: 0,
-        rx_ring_full: 0,
-        rx_fill_ring_empty_descs: 0,
-        tx_ring_empty_descs: 0,
-    };
-    let read = sys::getsockopt(socket, libc::XDP_STATISTICS, zero)?;
-    Ok(Statistics {
-        rx_dropped: read.rx_dropped,
-        rx_invalid_descs: read.rx_invalid_descs,
-        tx_invalid_descs: read.tx_invalid_descs,
-        rx_ring_full: read.rx_ring_full,
-        rx_fill_ring_empty_descs: read.rx_fill_ring_empty_descs,
-        tx_ring_empty_descs: read.tx_ring_empty_descs,
-    })
-}
-
-/// A socket as those see it who do not own it. It does not keep the socket
-/// open, and gives nobody a descriptor that would.
-#[derive(Debug, Clone, Default)]
-pub struct Socket {
-    file: Weak<OwnedFd>,
-    umem: u16,
-}
-
-impl Socket {
-    /// Calls `job` with the file descriptor, for the XSKMAP. `None` if the
-    /// socket is closed, or over the in-memory kernel.
-    pub fn with_fd<T>(&self, job: impl FnOnce(RawFd) -> T) -> Option<T> {
-        Some(job(self.file.upgrade()?.as_raw_fd()))
-    }
-
-    /// Reads `XDP_STATISTICS`. `None` as in [`Socket::with_fd`].
-    #[must_use]
-    pub fn statistics(&self) -> Option<Statistics> {
-        statistics(self.file.upgrade()?.as_fd()).ok()
-    }
-}
-
 /// Who has the other ends of the rings.
 #[derive(Debug)]
 enum Kernel {
@@ -207,15 +100,6 @@ pub struct Xsk {
     filled: u32,
     /// Chunks in the TX and COMPLETION rings, and in the kernel between them.
     sent: u32,
-}
-
-/// The four rings, from this side.
-#[derive(Debug)]
-pub(super) struct Rings {
-    pub(super) fill: Producer<u64>,
-    pub(super) rx: Consumer<libc::xdp_desc>,
-    pub(super) tx: Producer<libc::xdp_desc>,
-    pub(super) completion: Consumer<u64>,
 }
 
 impl Xsk {
@@ -481,86 +365,6 @@ impl Xsk {
         }
         Closed::of(umem, number)
     }
-}
-
-impl Rings {
-    /// Sizes the four rings of a socket and maps them (af_xdp.rst, "Rings").
-    /// The reply with flags is of Linux 5.4; older kernels have no
-    /// need_wakeup and are not served.
-    fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        for (option, size) in [
-            (libc::XDP_UMEM_FILL_RING, RECEIVE_RING),
-            (libc::XDP_UMEM_COMPLETION_RING, TRANSMIT_RING),
-            (libc::XDP_RX_RING, RECEIVE_RING),
-            (libc::XDP_TX_RING, TRANSMIT_RING),
-        ] {
-            let size = libc::c_int::try_from(size).map_err(io::Error::other)?;
-            sys::setsockopt(fd, libc::SOL_XDP, option, &size)?;
-        }
-        let none = libc::xdp_ring_offset {
-            producer: 0,
-            consumer: 0,
-            desc: 0,
-            flags: 0,
-        };
-        let zero = libc::xdp_mmap_offsets {
-            rx: none,
-            tx: none,
-            fr: none,
-            cr: none,
-        };
-        let offsets = sys::getsockopt(fd, libc::XDP_MMAP_OFFSETS, zero)?;
-        let fill_page = page_offset(libc::XDP_UMEM_PGOFF_FILL_RING)?;
-        let completion_page = page_offset(libc::XDP_UMEM_PGOFF_COMPLETION_RING)?;
-        Ok(Self {
-            fill: Producer::new(map_ring(fd, RECEIVE_RING, &offsets.fr, fill_page)?),
-            completion: Consumer::new(map_ring(fd, TRANSMIT_RING, &offsets.cr, completion_page)?),
-            rx: Consumer::new(map_ring(
-                fd,
-                RECEIVE_RING,
-                &offsets.rx,
-                libc::XDP_PGOFF_RX_RING,
-            )?),
-            tx: Producer::new(map_ring(
-                fd,
-                TRANSMIT_RING,
-                &offsets.tx,
-                libc::XDP_PGOFF_TX_RING,
-            )?),
-        })
-    }
-}
-
-fn page_offset(offset: libc::c_ulonglong) -> io::Result<libc::off_t> {
-    libc::off_t::try_from(offset).map_err(io::Error::other)
-}
-
-fn map_ring<T: Copy>(
-    fd: BorrowedFd<'_>,
-    size: u32,
-    offsets: &libc::xdp_ring_offset,
-    page: libc::off_t,
-) -> io::Result<Layout<T>> {
-    let place = |offset: u64| usize::try_from(offset).map_err(io::Error::other);
-    let (producer, consumer, entries) = (
-        place(offsets.producer)?,
-        place(offsets.consumer)?,
-        place(offsets.desc)?,
-    );
-    let len = entries + size as usize * size_of::<T>();
-    let mapping = Arc::new(Mapping::new(fd, len, page)?);
-    let base = mapping.base();
-    // SAFETY: the kernel gave the offsets for this mapping; it aligns the
-    // indices to cache lines and the entries to their size.
-    let (producer, consumer, entries) =
-        unsafe { (base.add(producer), base.add(consumer), base.add(entries)) };
-    Ok(Layout {
-        producer: producer.cast(),
-        consumer: consumer.cast(),
-        entries: entries.cast(),
-        size,
-        _backing: Backing::Kernel { _mapping: mapping },
-    })
 }
 
 fn bind(

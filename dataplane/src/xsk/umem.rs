@@ -1,4 +1,4 @@
-//! The UMEM, its chunks, and the frames made of them.
+//! The UMEM: the chunks' bytes, and what is known of each.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
+use super::frame::{Chunk, Frame};
+use super::pool::FramePool;
 use super::sys::{self, Mapping};
 
 /// Bytes of a chunk: the kernel's largest, so that a jumbo frame has few.
@@ -14,9 +16,6 @@ pub const CHUNK_SIZE: usize = 4096;
 /// The same, as the kernel's registration has it.
 const CHUNK_SIZE_U32: u32 = 4096;
 const _: () = assert!(CHUNK_SIZE_U32 as usize == CHUNK_SIZE, "one size");
-
-/// Chunks of the longest frame: the kernel's `MAX_SKB_FRAGS`, 17.
-pub const MAX_CHUNKS: usize = 17;
 
 /// Where a frame that we write starts in its chunk: the kernel leaves the same
 /// room before one that it writes (`XDP_PACKET_HEADROOM`).
@@ -53,12 +52,12 @@ struct ChunkState {
 
 /// Where a chunk's bytes lie, and what follows them.
 #[derive(Debug, Clone, Copy)]
-struct ChunkMeta {
+pub(super) struct ChunkMeta {
     /// The next chunk of the frame; meaningless in its last.
-    next: u32,
+    pub(super) next: u32,
     /// Where the chunk's bytes start, and how many there are.
     offset: u16,
-    len: u16,
+    pub(super) len: u16,
 }
 
 /// The holder of what a [`Chunk`], a [`Frame`] or a pool owns. Sockets are
@@ -71,63 +70,6 @@ const OWNED: u32 = 0;
 unsafe impl Send for Umem {}
 // SAFETY: as above.
 unsafe impl Sync for Umem {}
-
-/// Owns one chunk.
-#[must_use = "a chunk that is dropped is lost"]
-#[derive(Debug)]
-pub struct Chunk {
-    index: u32,
-    umem: u16,
-}
-
-/// Owns one packet: a chain of chunks, all headers in the first.
-#[must_use = "a frame that is dropped is lost: send it or free it"]
-#[derive(Debug)]
-pub struct Frame {
-    head: u32,
-    /// Bytes in all, from the Ethernet header on.
-    len: u32,
-    chunks: u16,
-    umem: u16,
-}
-
-const _: () = assert!(size_of::<Frame>() == 12, "a frame is moved often");
-
-#[cfg(debug_assertions)]
-impl Drop for Frame {
-    fn drop(&mut self) {
-        assert!(std::thread::panicking(), "lost {self:?}");
-    }
-}
-
-impl Frame {
-    /// Bytes in all, from the Ethernet header on.
-    #[inline]
-    #[must_use]
-    pub fn len(&self) -> u32 {
-        self.len
-    }
-
-    /// Whether there is no byte in it. The kernel never gives such a frame.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// How many chunks it is made of.
-    #[inline]
-    #[must_use]
-    pub fn chunks(&self) -> u16 {
-        self.chunks
-    }
-
-    #[inline]
-    fn into_head(self) -> u32 {
-        let head = self.head;
-        std::mem::forget(self);
-        head
-    }
-}
 
 impl Umem {
     /// Maps `chunks` chunks, on huge pages if the system has enough of them
@@ -169,11 +111,7 @@ impl Umem {
             huge_pages,
             _mapping: mapping,
         }));
-        let pool = FramePool {
-            umem,
-            free: (0..chunks).rev().collect(),
-        };
-        Ok((umem, pool))
+        Ok((umem, FramePool::of_all(umem)))
     }
 
     /// How many chunks there are.
@@ -313,7 +251,7 @@ impl Umem {
     }
 
     #[inline]
-    fn check(&self, umem: u16) {
+    pub(super) fn check(&self, umem: u16) {
         assert_eq!(self.number, umem, "a frame of another UMEM");
     }
 
@@ -337,7 +275,7 @@ impl Umem {
     }
 
     #[inline]
-    fn meta(&self, chunk: u32) -> ChunkMeta {
+    pub(super) fn meta(&self, chunk: u32) -> ChunkMeta {
         // SAFETY: read through the chunk's owner, which is borrowed meanwhile;
         // nobody else touches the entry (module documentation).
         unsafe { *self.states[chunk as usize].meta.get() }
@@ -375,6 +313,29 @@ impl Umem {
     }
 
     // What follows turns owners into ring entries and back.
+
+    /// A frame of one chunk without content.
+    #[inline]
+    pub(super) fn empty(&self, chunk: Chunk) -> Frame {
+        self.check(chunk.umem);
+        self.set_meta(chunk.index, HEADROOM, 0);
+        Frame {
+            head: chunk.index,
+            len: 0,
+            chunks: 1,
+            umem: chunk.umem,
+        }
+    }
+
+    /// Takes a chunk back from a socket, if the socket has it. The caller has
+    /// the proof that the socket is closed.
+    pub(super) fn take_from(&self, chunk: u32, socket: u32) -> bool {
+        let has_it = self.states[chunk as usize].holder.load(Ordering::Relaxed) == socket;
+        if has_it {
+            self.set_holder(chunk, OWNED);
+        }
+        has_it
+    }
 
     /// Gives a chunk to the kernel to receive into; the FILL ring's entry.
     #[inline]
@@ -514,126 +475,6 @@ fn map(len: usize, huge: bool) -> io::Result<(OwnedFd, Mapping)> {
     Ok((fd, mapping))
 }
 
-/// The free chunks of one worker: takes and frees without a lock, since only
-/// that worker has it.
-#[derive(Debug)]
-pub struct FramePool {
-    umem: &'static Umem,
-    free: Vec<u32>,
-}
-
-impl FramePool {
-    /// How many chunks are free.
-    #[must_use]
-    pub fn free_chunks(&self) -> usize {
-        self.free.len()
-    }
-
-    /// The memory that the chunks are of.
-    #[must_use]
-    pub fn umem(&self) -> &'static Umem {
-        self.umem
-    }
-
-    /// Takes a free chunk.
-    #[inline]
-    pub fn take(&mut self) -> Option<Chunk> {
-        let index = self.free.pop()?;
-        Some(Chunk {
-            index,
-            umem: self.umem.number,
-        })
-    }
-
-    /// Frees a chunk.
-    #[inline]
-    pub fn give(&mut self, chunk: Chunk) {
-        self.umem.check(chunk.umem);
-        self.free.push(chunk.index);
-    }
-
-    /// An empty frame of one chunk, to write an answer into.
-    #[inline]
-    pub fn frame(&mut self) -> Option<Frame> {
-        let chunk = self.take()?;
-        self.umem.set_meta(chunk.index, HEADROOM, 0);
-        Some(Frame {
-            head: chunk.index,
-            len: 0,
-            chunks: 1,
-            umem: chunk.umem,
-        })
-    }
-
-    /// Frees a frame with all its chunks.
-    #[inline]
-    pub fn free(&mut self, frame: Frame) {
-        self.umem.check(frame.umem);
-        let chunks = frame.chunks;
-        self.free_chain(frame.into_head(), chunks);
-    }
-
-    /// Frees all of a frame's chunks but the first.
-    pub fn shorten(&mut self, frame: &mut Frame) {
-        self.umem.check(frame.umem);
-        let head = self.umem.meta(frame.head);
-        if frame.chunks > 1 {
-            self.free_chain(head.next, frame.chunks - 1);
-        }
-        frame.chunks = 1;
-        frame.len = head.len.into();
-    }
-
-    #[inline]
-    fn free_chain(&mut self, mut chunk: u32, chunks: u16) {
-        for _ in 0..chunks {
-            let next = self.umem.meta(chunk).next;
-            self.free.push(chunk);
-            chunk = next;
-        }
-    }
-
-    /// Takes back every chunk that a closed socket's rings held, and says how
-    /// many there were: also those that lay inside the kernel, which no ring
-    /// shows.
-    ///
-    /// # Panics
-    /// If the socket was of another UMEM.
-    pub fn reclaim(&mut self, closed: Closed) -> u32 {
-        let Closed { umem, socket } = closed;
-        self.umem.check(umem);
-        let mut count = 0;
-        for chunk in 0..self.umem.chunks {
-            let state = &self.umem.states[chunk as usize];
-            if state.holder.load(Ordering::Relaxed) == socket {
-                self.umem.set_holder(chunk, OWNED);
-                self.free.push(chunk);
-                count += 1;
-            }
-        }
-        count
-    }
-}
-
-/// Proof that a socket is closed: the kernel writes to none of its
-/// chunks any more.
-#[must_use = "the closed socket's chunks are to be reclaimed"]
-#[derive(Debug)]
-pub struct Closed {
-    umem: u16,
-    socket: u32,
-}
-
-impl Closed {
-    /// Only for the socket of that number, which has just closed its file.
-    pub(super) fn of(umem: &Umem, socket: u32) -> Self {
-        Self {
-            umem: umem.number,
-            socket,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -682,37 +523,11 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_sockets_chunks_come_back_and_no_others() {
-        let (umem, mut pool) = Umem::create(6).unwrap();
-        let mine = pool.frame().unwrap();
-        for socket in [1, 2, 1] {
-            let chunk = pool.take().unwrap();
-            umem.lend(chunk, socket);
-        }
-        let frame = pool.frame().unwrap();
-        umem.sending(frame, 1, 0, |_| ());
-        assert_eq!(pool.free_chunks(), 1);
-        assert_eq!(pool.reclaim(Closed::of(umem, 1)), 3);
-        assert_eq!(pool.reclaim(Closed::of(umem, 1)), 0);
-        assert_eq!(pool.reclaim(Closed::of(umem, 2)), 1);
-        pool.free(mine);
-        assert_eq!(pool.free_chunks(), 6);
-    }
-
-    #[test]
     #[should_panic(expected = "a frame of another UMEM")]
     fn frames_of_two_umems_do_not_mix() {
         let (_, mut pool) = Umem::create(1).unwrap();
         let (other, _) = Umem::create(1).unwrap();
         let frame = pool.frame().unwrap();
         let _ = other.head(&frame);
-    }
-
-    #[test]
-    #[should_panic(expected = "lost Frame")]
-    #[cfg(debug_assertions)]
-    fn a_lost_frame_is_noticed() {
-        let (_, mut pool) = Umem::create(1).unwrap();
-        drop(pool.frame());
     }
 }
