@@ -127,9 +127,10 @@ impl<'a> Ipam<'a> {
     fn delegate(&self, verb: &str, env: Env) -> Result<Vec<u8>, Error> {
         let run = |version| self.run_as(verb, env, version);
         match run(self.network.version) {
-            Err(error) if error.is_of_version() => match self.common_version()? {
-                Some(version) if is_at_least(version, since(verb)) => run(version),
-                _ => Err(error),
+            Err(error) if error.is_of_version() => match self.common_version() {
+                Ok(Some(version)) if is_at_least(version, since(verb)) => run(version),
+                Ok(_) => Err(error),
+                Err(failure) => Err(error.and(failure)),
             },
             other => other,
         }
