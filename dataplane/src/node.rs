@@ -10,7 +10,8 @@ use std::rc::Rc;
 use serde::Serialize;
 use serde_json::Value;
 use sluice_control::{
-    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, Refusal, Request, Response,
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, Refusal,
+    Request, Response,
 };
 use sluice_link::{Link, LinkError, Netlink};
 
@@ -135,6 +136,8 @@ impl Node {
             Request::Describe => self.describe().and_then(|facts| value(&facts)),
             Request::Attach { attachment } => self.attach(attachment).map(|()| Value::Null),
             Request::Detach { id } => self.detach(&id).map(|()| Value::Null),
+            Request::Status => self.status().and_then(|status| value(&status)),
+            Request::Attachments { network } => value(&self.attachments(network.as_deref())),
             Request::ShowPorts => Ok(rows::ports(&self.wiring, &self.book)),
             Request::ShowStats => Ok(rows::stats(&self.wiring, &self.book, &self.past_drops)),
             Request::ShowKernel => value(&self.report),
@@ -160,6 +163,28 @@ impl Node {
             checksum_offload: features.tx_metadata,
             settings: self.settings.clone(),
         })
+    }
+
+    /// How full the node is, not counting pods whose interface is gone: an
+    /// Attach would take their ports.
+    fn status(&mut self) -> Result<NodeStatus, Refusal> {
+        let max_ports = self.settings.max_ports;
+        if self.book.len() >= usize::from(max_ports) {
+            self.forget_all_gone()
+                .map_err(|error| failed(&format!("count the free ports: {error}")))?;
+        }
+        Ok(NodeStatus {
+            attached: self.book.len(),
+            max_ports,
+        })
+    }
+
+    /// What is attached to a network, or to any.
+    fn attachments(&self, network: Option<&str>) -> Vec<&Attachment> {
+        let entries = self.book.sorted().into_iter();
+        let all = entries.map(|entry| &entry.attachment);
+        all.filter(|attachment| network.is_none_or(|name| attachment.id.network == name))
+            .collect()
     }
 
     /// The MTU of the interface of the default route, IPv4's before IPv6's.

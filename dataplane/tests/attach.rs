@@ -153,6 +153,18 @@ fn a_pod_is_attached_and_detached() {
         assert_eq!(rows[1]["mac"], "02:00:00:00:00:0b");
         assert_eq!(ask(node, Request::ShowStats)["chunks"]["unaccounted"], 0);
 
+        let listed = |node: &mut Node, network: Option<&str>| {
+            let network = network.map(str::to_owned);
+            ask(node, Request::Attachments { network })
+        };
+        assert_eq!(listed(node, None), serde_json::json!([pod]));
+        assert_eq!(
+            listed(node, Some(&pod.id.network)),
+            serde_json::json!([pod])
+        );
+        assert_eq!(listed(node, Some("other")), serde_json::json!([]));
+        assert_eq!(ask(node, Request::Status)["attached"], 1);
+
         // The runtime may repeat both.
         attach(node, &pod).unwrap();
         assert_eq!(node.attached(), 1);

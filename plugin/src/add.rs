@@ -8,7 +8,7 @@ use sluice_control::{Attachment, AttachmentId, Client, DataplaneSettings, NodeFa
 use sluice_link::{Netlink, VethPair, VethPeer};
 
 use crate::args::Args;
-use crate::config::{Mtus, Network, Settings};
+use crate::config::{Mtus, Network, Settings, is_at_least};
 use crate::del;
 use crate::error::Error;
 use crate::ipam::Ipam;
@@ -17,6 +17,10 @@ use crate::plan::Plan;
 use crate::pod::{Pod, Setup};
 use crate::result::{AddResult, Interface, Ip, IpamResult, RouteEntry, mac_text};
 use crate::undo::Undo;
+
+/// The interface that a default route belongs to. Secondary networks, which
+/// come under other names, must not take it over unasked.
+const MAIN_IFNAME: &str = "eth0";
 
 /// Attaches the pod, and returns the result to print.
 pub(crate) fn add(args: &Args, network: &Network) -> Result<Value, Error> {
@@ -36,7 +40,7 @@ struct Add<'a> {
     id: AttachmentId,
     host_ifname: String,
     pod: Pod,
-    ipam: Ipam,
+    ipam: Ipam<'a>,
     client: Client,
     facts: NodeFacts,
     mtus: Mtus,
@@ -48,7 +52,7 @@ impl<'a> Add<'a> {
     /// Checks all that can be checked without changing anything.
     fn check(args: &Args, network: &'a Network) -> Result<Self, Error> {
         let settings = network.settings()?;
-        let ipam = Ipam::find(network, args)?;
+        let ipam = Ipam::find(network, &args.path)?;
         let pod = Pod::open(args)?;
         let client = Client::new(&settings.dataplane.socket());
         let facts = client.describe()?;
@@ -82,7 +86,7 @@ impl<'a> Add<'a> {
     fn carry_out<'b>(&'b self, undo: &mut Undo<'b>) -> Result<AddResult, Error> {
         undo.push(|| self.ipam.del());
         let ipam = self.ipam.add()?;
-        let plan = Plan::new(&ipam, &self.id.ifname, self.mtus)?;
+        let plan = Plan::new(&ipam, self.makes_default_routes(), self.mtus)?;
         let attachment = Attachment {
             id: self.id.clone(),
             host_ifname: self.host_ifname.clone(),
@@ -125,17 +129,24 @@ impl<'a> Add<'a> {
         Ok(result)
     }
 
+    fn makes_default_routes(&self) -> bool {
+        self.id.ifname == MAIN_IFNAME || self.settings.is_default_gateway
+    }
+
     fn result(&self, plan: &Plan, ipam: &IpamResult, pod_mac: [u8; 6]) -> AddResult {
         let version = self.network.version;
+        let mtu = |bytes: u32| is_at_least(version, "1.1.0").then_some(bytes);
         let interfaces = vec![
             Interface {
                 name: self.host_ifname.clone(),
                 mac: mac_text(self.facts.gateway_mac),
+                mtu: mtu(self.mtus.local),
                 sandbox: None,
             },
             Interface {
                 name: self.pod.ifname.clone(),
                 mac: mac_text(pod_mac),
+                mtu: mtu(self.mtus.local),
                 sandbox: Some(self.pod.path.display().to_string()),
             },
         ];
@@ -152,6 +163,7 @@ impl<'a> Add<'a> {
                 .map(|route| RouteEntry {
                     dst: route.destination,
                     gw: Some(route.gateway),
+                    mtu: mtu(route.mtu),
                 })
                 .collect(),
             dns: self.settings.dns.clone().or_else(|| ipam.dns.clone()),

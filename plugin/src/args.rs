@@ -29,6 +29,11 @@ impl Args {
         })
     }
 
+    /// What CHECK needs: the same.
+    pub(crate) fn for_check() -> Result<Self, Error> {
+        Self::for_add()
+    }
+
     /// What DEL needs: the namespace may be gone.
     pub(crate) fn for_del() -> Result<Self, Error> {
         Self::read(&["CNI_CONTAINERID", "CNI_IFNAME"], |name| env::var_os(name))
@@ -59,11 +64,19 @@ impl Args {
             container_id: checked("CNI_CONTAINERID", check_name)?,
             ifname: checked("CNI_IFNAME", check_ifname)?,
             netns: env("CNI_NETNS").map(PathBuf::from),
-            path: env("CNI_PATH")
-                .map(|path| env::split_paths(&path).collect())
-                .unwrap_or_default(),
+            path: split(env("CNI_PATH")),
         })
     }
+}
+
+/// `CNI_PATH` alone, all that GC and STATUS have: they are about no container.
+pub(crate) fn path() -> Vec<PathBuf> {
+    split(env::var_os("CNI_PATH").filter(|path| !path.is_empty()))
+}
+
+fn split(path: Option<OsString>) -> Vec<PathBuf> {
+    path.map(|path| env::split_paths(&path).collect())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

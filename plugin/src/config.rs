@@ -4,6 +4,7 @@
 //! can get, because DEL must succeed; [`Network::settings`] is strict, because
 //! ADD must not build a pod that lacks what was asked for.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -12,28 +13,18 @@ use sluice_control::{AttachmentId, DataplaneSettings, NodeFacts, check_name};
 
 use crate::args::Args;
 use crate::error::Error;
-use crate::result::PrevResult;
+use crate::gc::ValidAttachment;
+use crate::keys;
+use crate::result::{self, Made, PrevResult};
 
 /// The versions of the specification whose results this plugin produces.
-pub(crate) const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
+pub(crate) const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// The version answered in when the configuration names none of ours.
 pub(crate) const LATEST_VERSION: &str = SUPPORTED_VERSIONS[SUPPORTED_VERSIONS.len() - 1];
 
-/// The specification's own keys that need no reading beyond [`Network`]'s.
-/// Runtimes and libcni add some that the network's author did not write.
-const STANDARD_KEYS: [&str; 10] = [
-    "cniVersion",
-    "name",
-    "type",
-    "ipam",
-    "capabilities",
-    "runtimeConfig",
-    "args",
-    "disableCheck",
-    "disableGC",
-    "loadOnlyInlinedPlugins",
-];
+/// Where a runtime lists the attachments that it knows, for GC.
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
 /// IPv6's minimum (RFC 8200, section 5); IPv4 could do with less.
 const MIN_MTU: u32 = 1280;
@@ -88,14 +79,16 @@ impl Network {
 
     /// Reads everything, refusing what ADD could not honour.
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        let mut object = self.object.clone();
-        object.retain(|key, _| !STANDARD_KEYS.contains(&key.as_str()));
-        let settings = Settings::deserialize(Value::Object(object)).map_err(|error| {
-            Error::configuration(format!(
-                "read the configuration of network {}: {error}",
-                self.name
-            ))
-        })?;
+        let bad = |error: &dyn Display| {
+            let name = &self.name;
+            Error::configuration(format!("read the configuration of network {name}: {error}"))
+        };
+        let sorted = keys::sort(&self.object).map_err(|error| bad(&error))?;
+        let settings =
+            Settings::deserialize(Value::Object(sorted.ours)).map_err(|error| bad(&error))?;
+        for line in sorted.moot {
+            eprintln!("sluice: {line}");
+        }
         settings
             .dataplane
             .validate()
@@ -127,10 +120,70 @@ impl Network {
         }
     }
 
-    /// The configuration as it goes to an IPAM plugin: as it came.
-    pub(crate) fn to_json(&self) -> Vec<u8> {
-        Value::Object(self.object.clone()).to_string().into_bytes()
+    /// Refuses an operation that the configuration's version does not have.
+    pub(crate) fn needs_version_of(&self, verb: &str) -> Result<(), Error> {
+        let since = since(verb);
+        if is_at_least(self.version, since) {
+            return Ok(());
+        }
+        Err(Error::operation_is_newer(verb, since, self.version))
     }
+
+    /// What ADD made, which CHECK must be told.
+    pub(crate) fn made(&self) -> Result<Made, Error> {
+        let result = self.object.get("prevResult").filter(|r| !r.is_null());
+        let result = result.ok_or_else(|| {
+            Error::configuration(
+                "prevResult is missing: the container runtime must pass ADD's result to CHECK",
+            )
+        })?;
+        Made::deserialize(result)
+            .map_err(|error| Error::configuration(format!("read prevResult: {error}")))
+    }
+
+    /// The attachments that GC must leave alone. Without the list all would
+    /// have to go, so it must be there.
+    pub(crate) fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Error> {
+        let list = self.object.get(VALID_ATTACHMENTS).ok_or_else(|| {
+            Error::configuration(format!(
+                "{VALID_ATTACHMENTS} is missing: the container runtime must list the valid \
+                 attachments for GC, and nothing was removed"
+            ))
+        })?;
+        Vec::deserialize(list).map_err(|error| {
+            Error::configuration(format!(
+                "{VALID_ATTACHMENTS} is {list}: {error}; nothing was removed"
+            ))
+        })
+    }
+
+    /// The configuration as it goes to an IPAM plugin: as it came, but for the
+    /// version if the plugin needs another.
+    pub(crate) fn to_json(&self, version: &str) -> Vec<u8> {
+        let mut object = self.object.clone();
+        if version != self.version {
+            object.insert("cniVersion".into(), version.into());
+            if let Some(Value::Object(result)) = object.get_mut("prevResult") {
+                result::convert(result, version);
+            }
+        }
+        Value::Object(object).to_string().into_bytes()
+    }
+}
+
+/// The version of the specification that an operation came with.
+pub(crate) fn since(verb: &str) -> &'static str {
+    match verb {
+        "CHECK" => "0.4.0",
+        "GC" | "STATUS" => "1.1.0",
+        _ => SUPPORTED_VERSIONS[0],
+    }
+}
+
+/// Whether one of [`SUPPORTED_VERSIONS`] is another of them, or later.
+pub(crate) fn is_at_least(version: &str, least: &str) -> bool {
+    let place = |version: &str| SUPPORTED_VERSIONS.iter().position(|v| *v == version);
+    place(version) >= place(least)
 }
 
 /// The version to answer `stdin` in.
@@ -156,6 +209,8 @@ pub(crate) struct Settings {
     local_mtu: Option<u32>,
     /// Masquerade what the pod sends beyond the node.
     pub(crate) ip_masq: bool,
+    /// Make a default route whatever the interface's name.
+    pub(crate) is_default_gateway: bool,
     /// Node-wide settings.
     pub(crate) dataplane: DataplaneSettings,
     /// Passed on in the result.

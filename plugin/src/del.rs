@@ -23,15 +23,11 @@ pub(crate) fn del(args: &Args, network: &Network) -> Result<(), Error> {
             .and_then(|netlink| delete_link(&netlink, &names::host_ifname(&id))),
         // Also when the link is gone already: the addresses may not be.
         match network.ipam_type {
-            Some(_) => Ipam::find(network, args).and_then(|ipam| ipam.del()),
+            Some(_) => Ipam::find(network, &args.path).and_then(|ipam| ipam.del()),
             None => Ok(()),
         },
     ];
-    steps
-        .into_iter()
-        .filter_map(Result::err)
-        .reduce(|first, next| first.and(next))
-        .map_or(Ok(()), Err)
+    Error::all(steps)
 }
 
 /// Tells the daemon to forget the attachment. A daemon that is down has

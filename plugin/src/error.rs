@@ -14,6 +14,8 @@ use crate::config;
 
 /// The configuration's `cniVersion` is not supported.
 const INCOMPATIBLE_VERSION: u32 = 1;
+/// The container is not known; some plugins' answer to an unknown operation.
+const UNKNOWN_CONTAINER: u32 = 3;
 /// An environment variable is missing or wrong; the message names it.
 const ENVIRONMENT: u32 = 4;
 /// The network configuration could not be read.
@@ -24,6 +26,8 @@ const DECODE: u32 = 6;
 const CONFIGURATION: u32 = 7;
 /// A passing condition: the daemon is down, or has no free port.
 const TRY_AGAIN: u32 = 11;
+/// The plugin could not serve an ADD now (STATUS).
+const UNAVAILABLE: u32 = 50;
 /// The kernel refused to make or change an interface.
 const KERNEL: u32 = 100;
 /// The daemon could not do it, or is too old or too new for this plugin.
@@ -32,6 +36,8 @@ const DAEMON: u32 = 101;
 const IPAM: u32 = 102;
 /// Something else holds the name or the address.
 const CONFLICT: u32 = 103;
+/// The attachment is not as ADD made it (CHECK).
+const DIFFERENT: u32 = 104;
 
 /// Why an operation failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +62,15 @@ impl Error {
         Self::new(
             INCOMPATIBLE_VERSION,
             format!("cniVersion {version:?} is not supported; supported are {supported}"),
+        )
+    }
+
+    /// An operation that the configuration's version of the specification
+    /// does not have.
+    pub(crate) fn operation_is_newer(verb: &str, since: &str, version: &str) -> Self {
+        Self::new(
+            INCOMPATIBLE_VERSION,
+            format!("{verb} exists since cniVersion {since}, and the configuration's is {version}"),
         )
     }
 
@@ -90,6 +105,45 @@ impl Error {
 
     pub(crate) fn conflict(msg: impl Into<String>) -> Self {
         Self::new(CONFLICT, msg)
+    }
+
+    pub(crate) fn differs(msg: impl Into<String>) -> Self {
+        Self::new(DIFFERENT, msg)
+    }
+
+    pub(crate) fn unavailable(msg: impl Into<String>) -> Self {
+        Self::new(UNAVAILABLE, msg)
+    }
+
+    /// The same as STATUS reports it: our own reasons, and passing conditions,
+    /// mean that an ADD would fail now.
+    pub(crate) fn into_unavailable(mut self) -> Self {
+        if self.code == TRY_AGAIN || self.code >= KERNEL {
+            self.code = UNAVAILABLE;
+        }
+        self
+    }
+
+    /// Whether a plugin answered that it does not know the configuration's
+    /// version.
+    pub(crate) fn is_of_version(&self) -> bool {
+        self.code == INCOMPATIBLE_VERSION
+    }
+
+    /// Whether a plugin answered that it does not know the operation. Plugins
+    /// older than the operation say so in different ways.
+    pub(crate) fn is_of_operation(&self) -> bool {
+        match self.code {
+            INCOMPATIBLE_VERSION | UNKNOWN_CONTAINER => true,
+            ENVIRONMENT => self.msg.contains("unknown CNI_COMMAND"),
+            _ => false,
+        }
+    }
+
+    /// The first failure of several steps, with the others as details.
+    pub(crate) fn all(steps: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
+        let failures = steps.into_iter().filter_map(Result::err);
+        failures.reduce(Self::and).map_or(Ok(()), Err)
     }
 
     pub(crate) fn kernel(error: &LinkError) -> Self {
@@ -183,7 +237,7 @@ mod tests {
             })
         );
         for stdin in [&b""[..], b"{", br#"{"cniVersion": "9.9.9"}"#] {
-            assert_eq!(error.to_json(stdin)["cniVersion"], "1.0.0");
+            assert_eq!(error.to_json(stdin)["cniVersion"], "1.1.0");
         }
     }
 }

@@ -6,24 +6,33 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use serde::Deserialize;
+use sluice_control::AttachmentId;
 
-use crate::args::Args;
-use crate::config::Network;
+use crate::config::{Network, SUPPORTED_VERSIONS, is_at_least, since};
 use crate::error::Error;
 use crate::result::IpamResult;
 
+/// Variables that the plugin gets in place of ours.
+type Env<'a> = &'a [(&'a str, &'a str)];
+
+/// GC and STATUS are about no container, whatever our environment holds.
+const NO_CONTAINER: [(&str, &str); 3] = [
+    ("CNI_CONTAINERID", ""),
+    ("CNI_IFNAME", ""),
+    ("CNI_NETNS", ""),
+];
+
 /// The network's IPAM plugin, found on `CNI_PATH`.
 #[derive(Debug)]
-pub(crate) struct Ipam {
+pub(crate) struct Ipam<'a> {
     name: String,
     executable: PathBuf,
-    /// The network configuration, as the runtime gave it to us.
-    network: Vec<u8>,
+    network: &'a Network,
 }
 
-impl Ipam {
+impl<'a> Ipam<'a> {
     /// Finds the plugin that `ipam.type` names.
-    pub(crate) fn find(network: &Network, args: &Args) -> Result<Self, Error> {
+    pub(crate) fn find(network: &'a Network, path: &[PathBuf]) -> Result<Self, Error> {
         let name = network.ipam_type.clone().ok_or_else(|| {
             Error::configuration(format!(
                 "network {} has no ipam.type: name an IPAM plugin, such as host-local",
@@ -36,27 +45,26 @@ impl Ipam {
                 "ipam.type is {name:?}: it must be the plain name of a plugin on CNI_PATH"
             )));
         }
-        if args.path.is_empty() {
+        if path.is_empty() {
             return Err(Error::environment(format!(
                 "CNI_PATH not set: it must list the directories to find the IPAM plugin {name} in"
             )));
         }
-        let executable = args
-            .path
+        let executable = path
             .iter()
             .map(|directory| directory.join(&name))
             .find(|path| path.is_file())
-            .ok_or_else(|| Error::ipam(not_found(&name, &args.path)))?;
+            .ok_or_else(|| Error::ipam(not_found(&name, path)))?;
         Ok(Self {
             name,
             executable,
-            network: network.to_json(),
+            network,
         })
     }
 
     /// Asks for addresses.
     pub(crate) fn add(&self) -> Result<IpamResult, Error> {
-        let answer = self.delegate("ADD")?;
+        let answer = self.delegate("ADD", &[])?;
         let result: IpamResult = serde_json::from_slice(&answer).map_err(|error| {
             Error::ipam(format!(
                 "decode the result of IPAM plugin {}: {error}",
@@ -74,12 +82,83 @@ impl Ipam {
 
     /// Gives the attachment's addresses back, if it has any.
     pub(crate) fn del(&self) -> Result<(), Error> {
-        self.delegate("DEL").map(|_| ())
+        self.delegate("DEL", &[]).map(|_| ())
     }
 
-    /// Runs the plugin with our environment and configuration.
-    fn delegate(&self, verb: &str) -> Result<Vec<u8>, Error> {
-        let output = self.run(verb).map_err(|cause| {
+    /// The same for an attachment that is not the environment's.
+    pub(crate) fn del_of(&self, id: &AttachmentId) -> Result<(), Error> {
+        let env = [
+            ("CNI_CONTAINERID", id.container_id.as_str()),
+            ("CNI_IFNAME", id.ifname.as_str()),
+            ("CNI_NETNS", ""),
+        ];
+        self.delegate("DEL", &env).map(|_| ())
+    }
+
+    /// Whether the attachment still has its addresses. A plugin older than
+    /// CHECK has nothing to say.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.forward("CHECK", &[], Error::is_of_version)
+    }
+
+    /// Whether the plugin could serve an ADD.
+    pub(crate) fn status(&self) -> Result<(), Error> {
+        self.forward("STATUS", &NO_CONTAINER, Error::is_of_operation)
+    }
+
+    /// Gives back the addresses of what the runtime does not list as valid.
+    pub(crate) fn gc(&self) -> Result<(), Error> {
+        self.forward("GC", &NO_CONTAINER, Error::is_of_operation)
+    }
+
+    /// Forwards an operation that older plugins lack, which is no failure.
+    fn forward(&self, verb: &str, env: Env, is_lack: fn(&Error) -> bool) -> Result<(), Error> {
+        match self.delegate(verb, env) {
+            Err(error) if is_lack(&error) => {
+                eprintln!("sluice: {error}: taken for a plugin without {verb}");
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Runs the plugin with our environment, but for `env`, and our
+    /// configuration, in the plugin's version if it does not know ours.
+    fn delegate(&self, verb: &str, env: Env) -> Result<Vec<u8>, Error> {
+        let run = |version| self.run_as(verb, env, version);
+        match run(self.network.version) {
+            Err(error) if error.is_of_version() => match self.common_version() {
+                Ok(Some(version)) if is_at_least(version, since(verb)) => run(version),
+                Ok(_) => Err(error),
+                Err(failure) => Err(error.and(failure)),
+            },
+            other => other,
+        }
+    }
+
+    /// The highest version that the plugin and we know, other than the
+    /// configuration's.
+    fn common_version(&self) -> Result<Option<&'static str>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(rename = "supportedVersions")]
+            versions: Vec<String>,
+        }
+        let answer = self.run_as("VERSION", &NO_CONTAINER, self.network.version)?;
+        let answer: Answer = serde_json::from_slice(&answer).map_err(|error| {
+            let name = &self.name;
+            Error::ipam(format!(
+                "decode the versions of IPAM plugin {name}: {error}"
+            ))
+        })?;
+        let common = SUPPORTED_VERSIONS.into_iter().rev();
+        let mut common = common.filter(|version| *version != self.network.version);
+        Ok(common.find(|ours| answer.versions.iter().any(|theirs| theirs == ours)))
+    }
+
+    fn run_as(&self, verb: &str, env: Env, version: &str) -> Result<Vec<u8>, Error> {
+        let network = self.network.to_json(version);
+        let output = self.run(verb, env, &network).map_err(|cause| {
             let path = self.executable.display();
             Error::ipam(format!("run IPAM plugin {path} for {verb}: {cause}"))
         })?;
@@ -89,9 +168,10 @@ impl Ipam {
         Err(self.failure(verb, &output))
     }
 
-    fn run(&self, verb: &str) -> io::Result<Output> {
+    fn run(&self, verb: &str, env: Env, network: &[u8]) -> io::Result<Output> {
         let mut child = Command::new(&self.executable)
             .env("CNI_COMMAND", verb)
+            .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -102,7 +182,7 @@ impl Ipam {
             // all of a long configuration must not wait for us, nor we for it.
             scope.spawn(move || {
                 // A plugin may end without reading: its answer says why.
-                let _ = stdin.map(|mut stdin| stdin.write_all(&self.network));
+                let _ = stdin.map(|mut stdin| stdin.write_all(network));
             });
             child.wait_with_output()
         })

@@ -9,14 +9,18 @@
 
 mod add;
 mod args;
+mod check;
 mod config;
 mod del;
 mod error;
+mod gc;
 mod ipam;
+mod keys;
 mod names;
 mod plan;
 mod pod;
 mod result;
+mod status;
 mod undo;
 mod version;
 
@@ -48,7 +52,7 @@ fn main() -> ExitCode {
         Ok(answer) => (answer, ExitCode::SUCCESS),
         Err(error) => (Some(error.to_json(&stdin)), ExitCode::FAILURE),
     };
-    // DEL answers nothing. If stdout is gone nobody is left to be told.
+    // Most operations answer nothing. If stdout is gone nobody is left to be told.
     if let Some(answer) = answer {
         let _ = writeln!(io::stdout(), "{answer:#}");
     }
@@ -66,9 +70,15 @@ fn answer(command: &str, stdin: &[u8]) -> Result<Option<Value>, Error> {
             let args = Args::for_del()?;
             del::del(&args, &Network::parse(stdin)?).map(|()| None)
         }
+        "CHECK" => {
+            let args = Args::for_check()?;
+            check::check(&args, &Network::parse(stdin)?).map(|()| None)
+        }
+        "GC" => gc::gc(&args::path(), &Network::parse(stdin)?).map(|()| None),
+        "STATUS" => status::status(&args::path(), &Network::parse(stdin)?).map(|()| None),
         "VERSION" => version::version(stdin).map(Some),
         other => Err(Error::environment(format!(
-            "CNI_COMMAND is {other:?}: this plugin knows ADD, DEL and VERSION"
+            "CNI_COMMAND is {other:?}: this plugin knows ADD, DEL, CHECK, GC, STATUS and VERSION"
         ))),
     }
 }

@@ -21,10 +21,6 @@ const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 const DEFAULT4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 const DEFAULT6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
 
-/// The interface that a default route belongs to. Secondary networks, which
-/// come under other names, must not take it over.
-const MAIN_IFNAME: &str = "eth0";
-
 /// Addresses, routes and neighbours of the pod's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -46,8 +42,9 @@ pub(crate) struct PlannedRoute {
 }
 
 impl Plan {
-    /// Works out what the pod gets from what IPAM answered.
-    pub(crate) fn new(ipam: &IpamResult, ifname: &str, mtus: Mtus) -> Result<Self, Error> {
+    /// Works out what the pod gets from what IPAM answered, with default
+    /// routes where IPAM gave none if `default_routes`.
+    pub(crate) fn new(ipam: &IpamResult, default_routes: bool, mtus: Mtus) -> Result<Self, Error> {
         let addresses: Vec<PodAddress> = ipam
             .ips
             .iter()
@@ -67,7 +64,7 @@ impl Plan {
             plan.add_ipam_route(route, mtus)?;
         }
         plan.add_local_routes(mtus);
-        if ifname == MAIN_IFNAME {
+        if default_routes {
             plan.add_default_routes(mtus);
         }
         Ok(plan)
@@ -99,7 +96,8 @@ impl Plan {
                 route.dst
             ))
         })?;
-        self.push(route.dst, gateway, mtus.uplink);
+        let mtu = route.mtu.filter(|mtu| *mtu > 0).unwrap_or(mtus.uplink);
+        self.push(route.dst, gateway, mtu.min(mtus.local));
         Ok(())
     }
 
@@ -145,16 +143,16 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn plan(ipam: Value, ifname: &str) -> Result<Plan, Error> {
+    fn plan(ipam: Value, default_routes: bool) -> Result<Plan, Error> {
         let mtus = Mtus {
             uplink: 1500,
             local: 65_000,
         };
-        Plan::new(&serde_json::from_value(ipam).unwrap(), ifname, mtus)
+        Plan::new(&serde_json::from_value(ipam).unwrap(), default_routes, mtus)
     }
 
-    fn routes(ipam: Value, ifname: &str) -> Vec<String> {
-        let plan = plan(ipam, ifname).unwrap();
+    fn routes(ipam: Value, default_routes: bool) -> Vec<String> {
+        let plan = plan(ipam, default_routes).unwrap();
         let text = |r: &PlannedRoute| format!("{} via {} mtu {}", r.destination, r.gateway, r.mtu);
         plan.routes.iter().map(text).collect()
     }
@@ -166,7 +164,7 @@ mod tests {
             {"address": "fd77::11/64"},
         ]});
         assert_eq!(
-            routes(ipam.clone(), "eth0"),
+            routes(ipam.clone(), true),
             [
                 "10.77.0.0/24 via 10.77.0.1 mtu 65000",
                 "fd77::/64 via fe80::1 mtu 65000",
@@ -175,7 +173,7 @@ mod tests {
             ]
         );
         // A secondary network leaves the default route alone.
-        assert_eq!(routes(ipam, "net1").len(), 2);
+        assert_eq!(routes(ipam, false).len(), 2);
     }
 
     #[test]
@@ -193,9 +191,9 @@ mod tests {
             "10.77.0.0/24 via 10.77.0.2 mtu 1500",
             "10.96.0.0/12 via 169.254.1.1 mtu 1500",
         ];
-        assert_eq!(routes(ipam.clone(), "eth0"), expected);
-        assert_eq!(routes(ipam.clone(), "net1"), expected);
-        let gateways = plan(ipam, "eth0").unwrap().gateways();
+        assert_eq!(routes(ipam.clone(), true), expected);
+        assert_eq!(routes(ipam.clone(), false), expected);
+        let gateways = plan(ipam, true).unwrap().gateways();
         assert_eq!(
             gateways,
             [Ipv4Addr::new(10, 77, 0, 2), Ipv4Addr::new(169, 254, 1, 1)]
@@ -206,7 +204,7 @@ mod tests {
     fn a_host_address_has_no_local_route() {
         let ipam = json!({"ips": [{"address": "10.77.0.11/32"}, {"address": "fd77::11/128"}]});
         assert_eq!(
-            routes(ipam, "eth0"),
+            routes(ipam, true),
             [
                 "0.0.0.0/0 via 169.254.1.1 mtu 1500",
                 "::/0 via fe80::1 mtu 1500"
@@ -221,7 +219,7 @@ mod tests {
             json!({"dst": "0.0.0.0/0", "gw": "fe80::1"}),
         ] {
             let ipam = json!({"ips": [{"address": "10.77.0.11/24"}], "routes": [route]});
-            let error = plan(ipam, "eth0").unwrap_err();
+            let error = plan(ipam, true).unwrap_err();
             assert_eq!(error.to_json(b"")["code"], 102, "{error}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,16 +44,8 @@ impl Pod {
     /// not have an interface of the name to be made.
     pub(crate) fn open(args: &Args) -> Result<Self, Error> {
         let path = args.netns.clone().unwrap_or_default();
-        let bad = |error: &LinkError| Error::environment(format!("CNI_NETNS: {error}"));
-        let netns = Netns::open(&path).map_err(|error| bad(&error))?;
-        if netns.is_same(&Netns::current()?) {
-            return Err(Error::environment(format!(
-                "CNI_NETNS is {}, the host's own network namespace: a pod that shares it needs \
-                 no network",
-                path.display()
-            )));
-        }
-        let netlink = Netlink::in_netns(&netns).map_err(|error| bad(&error))?;
+        let netns = open_namespace(&path)?;
+        let netlink = Netlink::in_netns(&netns).map_err(|error| bad_netns(&error))?;
         if netlink.link(&args.ifname)?.is_some() {
             return Err(Error::conflict(format!(
                 "make interface {} in {}: there is one of that name already, which was left \
@@ -74,6 +66,23 @@ impl Pod {
         self.netns.run(|| setup.apply(&self.ifname))??;
         Ok(())
     }
+}
+
+/// Opens the namespace at `CNI_NETNS`, which must not be our own.
+pub(crate) fn open_namespace(path: &Path) -> Result<Netns, Error> {
+    let netns = Netns::open(path).map_err(|error| bad_netns(&error))?;
+    if netns.is_same(&Netns::current()?) {
+        return Err(Error::environment(format!(
+            "CNI_NETNS is {}, the host's own network namespace: a pod that shares it needs \
+             no network",
+            path.display()
+        )));
+    }
+    Ok(netns)
+}
+
+fn bad_netns(error: &LinkError) -> Error {
+    Error::environment(format!("CNI_NETNS: {error}"))
 }
 
 impl Setup<'_> {
@@ -97,17 +106,24 @@ impl Setup<'_> {
         for gateway in self.plan.gateways() {
             netlink.replace_neighbour(index, gateway, self.gateway_mac)?;
         }
+        let before = netlink.routes()?;
         for route in &self.plan.routes {
-            let added = netlink.add_route(&Route {
-                destination: route.destination,
-                gateway: Some(route.gateway),
-                interface: index,
-                onlink: true,
-                source: None,
-                mtu: Some(route.mtu),
-                link_scope: false,
-                protocol: PROTOCOL_STATIC,
-            })?;
+            // The kernel refuses an IPv6 next hop that it finds behind
+            // another interface (`ip6_route_check_nh_onlink`) before it says
+            // that there is a route: two interfaces in one subnet.
+            let is_taken = route.destination.addr().is_ipv6()
+                && before.iter().any(|r| r.destination == route.destination);
+            let added = !is_taken
+                && netlink.add_route(&Route {
+                    destination: route.destination,
+                    gateway: Some(route.gateway),
+                    interface: index,
+                    onlink: true,
+                    source: None,
+                    mtu: Some(route.mtu),
+                    link_scope: false,
+                    protocol: PROTOCOL_STATIC,
+                })?;
             if !added {
                 // Another interface's: with its loss at our DEL the pod would
                 // have none.

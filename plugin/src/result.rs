@@ -1,6 +1,7 @@
 //! Results: what IPAM plugins and earlier plugins hand us, and what ADD prints.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub(crate) struct RouteEntry {
     /// Next hop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gw: Option<IpAddr>,
+    /// In bytes of IP packet; results before 1.1.0 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu: Option<u32>,
 }
 
 /// What ADD prints (specification, section 5, "ADD Success").
@@ -55,6 +59,9 @@ pub(crate) struct AddResult {
 pub(crate) struct Interface {
     pub(crate) name: String,
     pub(crate) mac: String,
+    /// In bytes of IP packet; results before 1.1.0 have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu: Option<u32>,
     /// The namespace's path; absent for an interface of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sandbox: Option<String>,
@@ -122,6 +129,76 @@ impl AddResult {
     }
 }
 
+/// What ADD made, by the result that a runtime hands to CHECK. Of all plugins
+/// in the list: what is not ours must not trip us.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Made {
+    interfaces: Vec<MadeInterface>,
+    ips: Vec<MadeIp>,
+    pub(crate) routes: Vec<RouteEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MadeInterface {
+    pub(crate) name: String,
+    pub(crate) mac: String,
+    sandbox: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct MadeIp {
+    address: IpNet,
+    interface: Option<usize>,
+}
+
+impl Made {
+    /// The interface of this name in the namespace, or in the host's.
+    pub(crate) fn interface(&self, name: &str, netns: Option<&Path>) -> Option<&MadeInterface> {
+        self.interfaces.get(self.index(name, netns)?)
+    }
+
+    /// The addresses of an interface.
+    pub(crate) fn addresses_of(&self, name: &str, netns: Option<&Path>) -> Vec<IpNet> {
+        let index = self.index(name, netns);
+        let ips = self.ips.iter();
+        ips.filter(|ip| index.is_some() && ip.interface == index)
+            .map(|ip| ip.address)
+            .collect()
+    }
+
+    fn index(&self, name: &str, netns: Option<&Path>) -> Option<usize> {
+        // Some runtimes write no sandbox as an empty one.
+        self.interfaces.iter().position(|interface| {
+            let sandbox = interface.sandbox.as_deref();
+            interface.name == name && sandbox.filter(|s| !s.as_os_str().is_empty()) == netns
+        })
+    }
+}
+
+/// Rewrites a result for a reader of another version of the specification.
+/// What a version does not know its readers overlook, but some things before
+/// 1.0.0 must be there.
+pub(crate) fn convert(result: &mut Map<String, Value>, version: &str) {
+    result.insert("cniVersion".into(), version.into());
+    let Some(Value::Array(ips)) = result.get_mut("ips") else {
+        return;
+    };
+    for ip in ips.iter_mut().filter_map(Value::as_object_mut) {
+        let address = ip.get("address").and_then(Value::as_str);
+        let family = match address {
+            Some(address) if address.contains(':') => "6",
+            _ => "4",
+        };
+        if version.starts_with("0.") {
+            ip.insert("version".into(), family.into());
+        } else {
+            ip.remove("version");
+        }
+    }
+}
+
 /// A MAC address as results write it.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
@@ -140,12 +217,14 @@ mod tests {
             interfaces: vec![Interface {
                 name: "eth0".into(),
                 mac: mac_text([2, 0, 0, 0, 0, 0xab]),
+                mtu: None,
                 sandbox: Some("/run/netns/x".into()),
             }],
             ips: vec![Ip::new(version, address, gateway, 0)],
             routes: vec![RouteEntry {
                 dst: "0.0.0.0/0".parse().unwrap(),
                 gw: None,
+                mtu: None,
             }],
             dns: None,
         }

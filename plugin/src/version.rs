@@ -27,16 +27,16 @@ mod tests {
     #[test]
     fn the_asked_version_is_repeated() {
         for (stdin, repeated) in [
-            ("", "1.0.0"),
-            ("{}", "1.0.0"),
+            ("", "1.1.0"),
+            ("{}", "1.1.0"),
             (r#"{"cniVersion": "0.4.0"}"#, "0.4.0"),
-            (r#"{"cniVersion": "1.1.0"}"#, "1.1.0"),
+            (r#"{"cniVersion": "2.0.0"}"#, "2.0.0"),
         ] {
             let answer = version(stdin.as_bytes()).unwrap();
             assert_eq!(answer["cniVersion"], repeated);
             assert_eq!(
                 answer["supportedVersions"],
-                serde_json::json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0"])
+                serde_json::json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
             );
         }
         assert!(version(b"{").is_err());

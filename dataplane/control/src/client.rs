@@ -6,7 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Envelope, MAX_MESSAGE_BYTES, NodeFacts, ProtocolRange, Refusal, Request, Response};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Attachment, Envelope, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, ProtocolRange, Refusal,
+    Request, Response,
+};
 
 /// Longer than any request takes: binding 100 sockets one after the other
 /// with the kernel's slowest bind seen (85 ms) is 8.5 s.
@@ -65,8 +70,31 @@ impl Client {
     /// # Errors
     /// As [`Client::ask`].
     pub fn describe(&self) -> Result<NodeFacts, ClientError> {
-        let value = self.ask(Request::Describe)?;
-        serde_json::from_value(value).map_err(|error| self.broken("describe", error.into()))
+        self.ask_for(Request::Describe)
+    }
+
+    /// Asks how full the node is.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn status(&self) -> Result<NodeStatus, ClientError> {
+        self.ask_for(Request::Status)
+    }
+
+    /// Asks what is attached to a network.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn attachments(&self, network: &str) -> Result<Vec<Attachment>, ClientError> {
+        let network = Some(network.to_owned());
+        self.ask_for(Request::Attachments { network })
+    }
+
+    /// Sends a request whose answer has a type.
+    fn ask_for<T: DeserializeOwned>(&self, request: Request) -> Result<T, ClientError> {
+        let op = request.name();
+        let value = self.ask(request)?;
+        serde_json::from_value(value).map_err(|error| self.broken(op, error.into()))
     }
 
     /// Sends one request and waits for its answer.
@@ -138,6 +166,8 @@ impl Request {
             Self::Describe => "describe",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
+            Self::Status => "status",
+            Self::Attachments { .. } => "attachments",
             Self::ShowPorts => "show-ports",
             Self::ShowStats => "show-stats",
             Self::ShowKernel => "show-kernel",

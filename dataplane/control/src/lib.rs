@@ -25,6 +25,6 @@ pub use client::{Client, ClientError};
 pub use names::{check_ifname, check_name};
 pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings};
 pub use wire::{
-    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, PROTOCOL, ProtocolRange, Refusal, Request,
-    Response,
+    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, PROTOCOL, ProtocolRange,
+    Refusal, Request, Response,
 };

@@ -62,6 +62,14 @@ pub enum Request {
         /// Which one.
         id: AttachmentId,
     },
+    /// Whether the node has room for another pod.
+    Status,
+    /// What is attached, of one network or of all.
+    Attachments {
+        /// The network's name; `None` for all of the node.
+        #[serde(default)]
+        network: Option<String>,
+    },
     /// The ports with their counters, for people and programs.
     ShowPorts,
     /// Node-wide counters: drops by reason, chunks, the worker's turns.
@@ -85,6 +93,15 @@ pub struct NodeFacts {
     /// The settings the daemon runs with, so that the plugin can say where
     /// its configuration differs.
     pub settings: crate::DataplaneSettings,
+}
+
+/// How full the node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Pod interfaces that are attached.
+    pub attached: usize,
+    /// Pod interfaces that the node can have (`dataplane.maxPorts`).
+    pub max_ports: u16,
 }
 
 /// What kind of failure a [`Refusal`] is; decides the CNI error code.
@@ -130,7 +147,7 @@ impl Refusal {
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
     /// Done; the value depends on the request: [`NodeFacts`] for Describe,
-    /// the rows for the `show` requests, `null` otherwise.
+    /// [`NodeStatus`] for Status, a list of [`Attachment`] for Attachments, the rows for the `show` requests, `null` otherwise.
     Ok(serde_json::Value),
     /// Not done, and nothing was changed.
     Error(Refusal),

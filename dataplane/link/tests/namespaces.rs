@@ -205,8 +205,10 @@ fn addresses_come_and_go_as_asked() {
             .any(|r| r.destination.addr().to_string().starts_with("10."))
     );
 
+    let listed = netlink.addresses(index).unwrap();
     for address in ["10.77.0.11/24", "fd77::11/64"] {
         let address = address.parse().unwrap();
+        assert!(listed.contains(&address), "{address} is not in {listed:?}");
         assert!(netlink.delete_address(index, address).unwrap(), "{address}");
         assert!(
             !netlink.delete_address(index, address).unwrap(),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sluice_control::ErrorCode;
 
 use crate::daemon::GATEWAY_MAC;
-use crate::node::Node;
+use crate::node::{Node, VERSIONS};
 use crate::space::Space;
 
 const GATEWAY_MAC_TEXT: &str = "02:53:4c:55:49:43";
@@ -199,7 +199,7 @@ fn mtus_and_offloads_follow_the_node_and_the_configuration() {
 #[test]
 fn each_version_gets_its_own_shape() {
     let (node, pod) = (Node::new(), Space::new("pod"));
-    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0"] {
+    for version in VERSIONS {
         let mut network = node.network();
         network["cniVersion"] = version.into();
         let result = node.add(&pod, &network).ok();
@@ -210,10 +210,24 @@ fn each_version_gets_its_own_shape() {
             .iter()
             .map(|ip| &ip["version"]);
         let expected = match version {
-            "1.0.0" => [Value::Null, Value::Null],
+            "1.0.0" | "1.1.0" => [Value::Null, Value::Null],
             _ => [json!("4"), json!("6")],
         };
         assert!(families.eq(expected.iter()), "{result}");
+        let mtus = |key: &str| -> Vec<Value> {
+            let items = result[key].as_array().unwrap().iter();
+            items.map(|item| item["mtu"].clone()).collect()
+        };
+        let (interfaces, routes) = (mtus("interfaces"), mtus("routes"));
+        if version == "1.1.0" {
+            assert_eq!(interfaces, [65_000, 65_000]);
+            assert_eq!(routes, [65_000, 65_000, 1500, 1500]);
+        } else {
+            assert!(
+                interfaces.iter().chain(&routes).all(Value::is_null),
+                "{result}"
+            );
+        }
         node.del(&network).ok();
         node.assert_clean(Some(&pod));
     }
@@ -234,6 +248,58 @@ fn a_second_interface_leaves_the_default_route_alone() {
     let default = pod.ip(&["route", "show", "default"]);
     assert_eq!((default.len(), &default[0]["dev"]), (1, &json!("eth0")));
     assert_eq!(node.daemon().attached().len(), 2);
+}
+
+#[test]
+fn is_default_gateway_is_for_any_interface() {
+    let (node, pod) = (Node::new(), Space::new("pod"));
+    let mut network = node.network_of(&["10.77.0.0/24"]);
+    network["isDefaultGateway"] = true.into();
+    let env = [("CNI_NETNS", pod.path()), ("CNI_IFNAME", "net1".into())];
+    let env = env.each_ref().map(|(key, value)| (*key, value.as_str()));
+    node.sluice("ADD", &env, &network).ok();
+    let default = pod.ip(&["route", "show", "default"]);
+    assert_eq!(default[0]["dev"], "net1");
+}
+
+#[test]
+fn two_interfaces_of_a_pod_in_one_subnet() {
+    let (node, pod) = (Node::new(), Space::new("pod"));
+    let network = node.network();
+    node.add(&pod, &network).ok();
+    let env = [("CNI_NETNS", pod.path()), ("CNI_IFNAME", "net1".into())];
+    let env = env.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let answer = node.sluice("ADD", &env, &network);
+    for stays in ["10.77.0.0/24", "fd77::/64"] {
+        let line = format!("a route to {stays} already");
+        assert!(answer.stderr.contains(&line), "{answer:?}");
+    }
+    answer.ok();
+    assert_eq!(
+        addresses(&pod, "net1"),
+        ["10.77.0.3/24 permanent", "fd77::3/64 permanent"]
+    );
+    let of_eth0 = pod.ip(&["-6", "route", "show", "fd77::/64"]);
+    assert_eq!((of_eth0.len(), &of_eth0[0]["dev"]), (1, &json!("eth0")));
+}
+
+#[test]
+fn keys_of_other_plugins_are_moot_with_a_line_or_refused() {
+    let (node, pod) = (Node::new(), Space::new("pod"));
+    let mut network = node.network_of(&["10.77.0.0/24"]);
+    network["bridge"] = "cni0".into();
+    network["isGateway"] = true.into();
+    network["cni.dev/example"] = 1.into();
+    let answer = node.add(&pod, &network);
+    for line in ["bridge has no effect: ", "isGateway has no effect: "] {
+        assert!(answer.stderr.contains(line), "{answer:?}");
+    }
+    answer.ok();
+    node.del(&network).ok();
+    node.assert_clean(Some(&pod));
+    network["isGatway"] = true.into();
+    node.add(&pod, &network).fails(7, "did you mean isGateway?");
+    node.assert_clean(Some(&pod));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use sluice_control::{
-    Attachment, DataplaneSettings, Envelope, ErrorCode, NodeFacts, Refusal, Request, Response,
+    Attachment, DataplaneSettings, Envelope, ErrorCode, NodeFacts, NodeStatus, Refusal, Request,
+    Response,
 };
 
 use crate::space::Space;
@@ -80,6 +81,11 @@ impl Daemon {
         self.state.lock().unwrap().attached.clone()
     }
 
+    /// Changes what the daemon believes is attached.
+    pub(crate) fn change_attached(&self, change: impl FnOnce(&mut Vec<Attachment>)) {
+        change(&mut self.state.lock().unwrap().attached);
+    }
+
     pub(crate) fn refuse_attach(&self, code: Option<ErrorCode>) {
         self.state.lock().unwrap().refuse_attach = code;
     }
@@ -120,8 +126,13 @@ impl State {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.attached.len() >= usize::from(self.facts.settings.max_ports)
+    }
+
     fn answer(&mut self, request: Request) -> Response {
         let refused = match request {
+            Request::Attach { .. } if self.is_full() => Some(ErrorCode::Exhausted),
             Request::Attach { .. } => self.refuse_attach,
             Request::Detach { .. } => self.refuse_detach,
             _ => None,
@@ -142,6 +153,18 @@ impl State {
             Request::Detach { id } => {
                 self.attached.retain(|attachment| attachment.id != id);
                 Response::Ok(Value::Null)
+            }
+            Request::Status => {
+                let status = NodeStatus {
+                    attached: self.attached.len(),
+                    max_ports: self.facts.settings.max_ports,
+                };
+                Response::Ok(serde_json::to_value(status).unwrap())
+            }
+            Request::Attachments { network } => {
+                let mut listed = self.attached.clone();
+                listed.retain(|a| network.as_ref().is_none_or(|name| a.id.network == *name));
+                Response::Ok(serde_json::to_value(listed).unwrap())
             }
             other => panic!("the plugin asked {other:?}"),
         }

@@ -8,8 +8,13 @@
 //! Needs root, and fails without: a test that skips itself proves nothing.
 
 mod add;
+mod check;
 mod daemon;
 mod del;
+mod gc;
+mod ipam;
 mod node;
 mod space;
+mod status;
+mod table;
 mod version;

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 use crate::daemon::Daemon;
 use crate::space::Space;
 
+/// The versions of the specification that the plugin supports.
+pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
 fn reference_plugins() -> String {
     std::env::var("SLUICE_TEST_CNI_PATH").unwrap_or_else(|_| "/usr/lib/cni".into())
 }
@@ -89,11 +92,16 @@ impl Node {
 
     /// Puts an IPAM plugin named "stub" on CNI_PATH, a shell script.
     pub(crate) fn stub_ipam(&self, script: &str) -> Value {
+        self.script("stub", script);
+        self.network_with(json!({"type": "stub"}))
+    }
+
+    /// Puts a shell script on CNI_PATH.
+    pub(crate) fn script(&self, name: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt;
-        let path = self.dir.path().join("stub");
+        let path = self.dir.path().join(name);
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        self.network_with(json!({"type": "stub"}))
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -104,13 +112,31 @@ impl Node {
         self.sluice("ADD", &[("CNI_NETNS", &pod.path())], network)
     }
 
+    /// CHECK of what an ADD to this network answered with `result`.
+    pub(crate) fn check(&self, pod: &Space, network: &Value, result: &Value) -> Answer {
+        let mut network = network.clone();
+        network["prevResult"] = result.clone();
+        self.sluice("CHECK", &[("CNI_NETNS", &pod.path())], &network)
+    }
+
+    /// GC with these container IDs, each with eth0, as the valid ones.
+    pub(crate) fn gc(&self, network: &Value, valid: &[&str]) -> Answer {
+        let valid = valid.iter();
+        let valid: Vec<Value> = valid
+            .map(|id| json!({"containerID": id, "ifname": "eth0"}))
+            .collect();
+        let mut network = network.clone();
+        network["cni.dev/valid-attachments"] = valid.into();
+        self.sluice("GC", &[], &network)
+    }
+
     pub(crate) fn del(&self, network: &Value) -> Answer {
         self.sluice("DEL", &[], network)
     }
 
     /// Runs the plugin for eth0 of container c1, unless `env` says otherwise.
     pub(crate) fn sluice(&self, command: &str, env: &[(&str, &str)], network: &Value) -> Answer {
-        let path = format!("{}:{}", reference_plugins(), self.dir.path().display());
+        let path = self.cni_path();
         let mut all = vec![
             ("CNI_COMMAND", command),
             ("CNI_CONTAINERID", "c1"),
@@ -128,6 +154,10 @@ impl Node {
             },
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    pub(crate) fn cni_path(&self) -> String {
+        format!("{}:{}", reference_plugins(), self.dir.path().display())
     }
 
     /// Runs the plugin in the host's namespace, with these variables only.

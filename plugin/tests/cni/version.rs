@@ -14,7 +14,7 @@ fn version_needs_nothing_else() {
         answer,
         json!({
             "cniVersion": "0.4.0",
-            "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"],
+            "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
         })
     );
 }
@@ -40,7 +40,7 @@ fn errors_are_json_whatever_comes_in() {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(
             (&answer["code"], &answer["cniVersion"]),
-            (&json!(code), &json!("1.0.0"))
+            (&json!(code), &json!("1.1.0"))
         );
         assert!(answer["msg"].is_string());
     }

@@ -12,3 +12,4 @@ mod reach;
 mod settings;
 mod spoofing;
 mod userspace;
+mod verbs;

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rtnetlink::AddressMessageBuilder;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 
 use super::existed;
 use crate::{LinkError, Netlink};
@@ -49,6 +51,17 @@ impl Netlink {
         })
     }
 
+    /// The addresses of an interface, each with its prefix length.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn addresses(&self, index: u32) -> Result<Vec<IpNet>, LinkError> {
+        let request = self.handle.address().get();
+        let answers = request.set_link_index_filter(index).execute();
+        let messages = self.collect(answers, "list", "the addresses")?;
+        Ok(messages.iter().filter_map(parse).collect())
+    }
+
     /// Takes an address from an interface; `false` if it was not there.
     ///
     /// # Errors
@@ -91,4 +104,21 @@ impl Netlink {
             format!("{address} on the link with index {index}")
         })
     }
+}
+
+/// The interface's own address: IFA_LOCAL where there is one, since
+/// IFA_ADDRESS is the other end's on a point-to-point link (rtnetlink(7)).
+fn parse(message: &AddressMessage) -> Option<IpNet> {
+    let find = |local: bool| {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
+            })
+    };
+    let address = find(true).or_else(|| find(false))?;
+    IpNet::new(address, message.header.prefix_len).ok()
 }

@@ -54,6 +54,11 @@ impl Pod {
         &self.id
     }
 
+    /// What ADD answered.
+    pub(crate) fn result(&self) -> &Value {
+        &self.result
+    }
+
     /// Every address, without prefix length.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let ips = self.result["ips"].as_array().unwrap().iter();

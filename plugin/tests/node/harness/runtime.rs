@@ -71,7 +71,7 @@ impl Runtime {
         Self { netns: node.path() }
     }
 
-    /// ADD or DEL of eth0 of a container in the namespace at `netns`.
+    /// An operation on eth0 of a container in the namespace at `netns`.
     pub(crate) fn run(&self, verb: &str, id: &str, netns: &Path, network: &Network) -> Answer {
         let mut child = std::process::Command::new("nsenter")
             .arg(format!("--net={}", self.netns.display()))

@@ -1,0 +1,166 @@
+//! CHECK: whether the attachment is still as ADD made it.
+//!
+//! Three accounts must agree: the result of ADD (`prevResult`), the kernel's
+//! and the daemon's. The IPAM plugin checks its own.
+
+use std::path::Path;
+
+use ipnet::IpNet;
+use sluice_control::{AttachmentId, Client};
+use sluice_link::{Link, Netlink, Netns};
+
+use crate::args::Args;
+use crate::config::Network;
+use crate::error::Error;
+use crate::ipam::Ipam;
+use crate::names;
+use crate::pod;
+use crate::result::{Made, mac_text};
+
+/// Checks the attachment. All is compared; what differs is reported together.
+pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
+    network.needs_version_of("CHECK")?;
+    let made = network.made()?;
+    let id = network.attachment_id(args);
+    let check = Check {
+        host_ifname: names::host_ifname(&id),
+        pod_mac: mac_text(names::pod_mac(&id)),
+        addresses: made.addresses_of(&id.ifname, args.netns.as_deref()),
+        made,
+        id,
+    };
+    let path = args.netns.as_deref().unwrap_or(Path::new(""));
+    let netns = pod::open_namespace(path)?;
+    let steps = [
+        check.result(path),
+        check.pod(&netns, path),
+        check.host(),
+        check.daemon(&Client::new(&network.socket())),
+        Ipam::find(network, &args.path).and_then(|ipam| ipam.check()),
+    ];
+    Error::all(steps)
+}
+
+/// What ADD made, by its result and by our own rules.
+struct Check {
+    id: AttachmentId,
+    host_ifname: String,
+    pod_mac: String,
+    made: Made,
+    addresses: Vec<IpNet>,
+}
+
+impl Check {
+    /// The result must name both interfaces, and what is in the pod.
+    fn result(&self, netns: &Path) -> Result<(), Error> {
+        let Some(pod) = self.made.interface(&self.id.ifname, Some(netns)) else {
+            return self.differs(format!(
+                "prevResult has no interface {} in {}",
+                self.id.ifname,
+                netns.display()
+            ));
+        };
+        if pod.mac != self.pod_mac {
+            let is = format!("the MAC address {:?} in prevResult", pod.mac);
+            return self.differs(format!("{} has {is}, not {}", pod.name, self.pod_mac));
+        }
+        if self.made.interface(&self.host_ifname, None).is_none() {
+            let name = &self.host_ifname;
+            return self.differs(format!("prevResult has no interface {name} of the host"));
+        }
+        if self.addresses.is_empty() {
+            let name = &self.id.ifname;
+            return self.differs(format!("prevResult has no address of {name}"));
+        }
+        Ok(())
+    }
+
+    /// The interface in the pod with its MAC address, addresses and routes.
+    fn pod(&self, netns: &Netns, path: &Path) -> Result<(), Error> {
+        let netlink = Netlink::in_netns(netns)?;
+        let ifname = &self.id.ifname;
+        let Some(link) = netlink.link(ifname)? else {
+            let path = path.display();
+            return self.differs(format!("there is no interface {ifname} in {path}"));
+        };
+        self.link(&link, &self.pod_mac)?;
+        let addresses = netlink.addresses(link.index)?;
+        if let Some(lost) = self.addresses.iter().find(|a| !addresses.contains(a)) {
+            return self.differs(format!("{ifname} has lost the address {lost}"));
+        }
+        let routes = netlink.routes()?;
+        let lost = self.made.routes.iter().find(|route| {
+            let is_it = |found: &&sluice_link::Route| {
+                // One through another interface was there before ours.
+                let same_way = found.interface != link.index || route.gw == found.gateway;
+                found.destination == route.dst.trunc() && (route.gw.is_none() || same_way)
+            };
+            !routes.iter().any(|found| is_it(&found))
+        });
+        match lost {
+            Some(lost) => self.differs(format!("the pod has lost its route to {}", lost.dst)),
+            None => Ok(()),
+        }
+    }
+
+    /// The host's end.
+    fn host(&self) -> Result<(), Error> {
+        let name = &self.host_ifname;
+        let Some(link) = Netlink::new()?.link(name)? else {
+            return self.differs(format!("the host's interface {name} is gone"));
+        };
+        match self.made.interface(name, None) {
+            Some(made) => self.link(&link, &made.mac),
+            None => Ok(()),
+        }
+    }
+
+    fn link(&self, link: &Link, mac: &str) -> Result<(), Error> {
+        let name = &link.name;
+        let found = link.mac.map(mac_text).unwrap_or_default();
+        if found != mac {
+            return self.differs(format!("{name} has the MAC address {found}, not {mac}"));
+        }
+        if !link.up {
+            return self.differs(format!("{name} is down"));
+        }
+        Ok(())
+    }
+
+    /// The daemon serves it, under the same addresses.
+    fn daemon(&self, client: &Client) -> Result<(), Error> {
+        let attachments = client.attachments(&self.id.network)?;
+        let Some(served) = attachments.into_iter().find(|a| a.id == self.id) else {
+            return self.differs("the daemon does not serve it".into());
+        };
+        let sorted = |mut addresses: Vec<IpNet>| {
+            addresses.sort_unstable();
+            addresses
+        };
+        let ours = sorted(self.addresses.clone());
+        let daemons = sorted(served.addresses.iter().map(|pod| pod.address).collect());
+        if ours != daemons {
+            return self.differs(format!(
+                "the daemon serves it with {}, but prevResult says {}",
+                list(&daemons),
+                list(&ours)
+            ));
+        }
+        Ok(())
+    }
+
+    fn differs(&self, how: String) -> Result<(), Error> {
+        let id = &self.id;
+        Err(Error::differs(format!(
+            "check {id}: {how}; delete the pod and create it anew"
+        )))
+    }
+}
+
+fn list(addresses: &[IpNet]) -> String {
+    let texts: Vec<String> = addresses.iter().map(IpNet::to_string).collect();
+    match texts.as_slice() {
+        [] => "no address".into(),
+        _ => texts.join(" "),
+    }
+}
