@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rtnetlink::AddressMessageBuilder;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 
 use super::existed;
 use crate::{LinkError, Netlink};
@@ -47,6 +49,35 @@ impl Netlink {
         self.ask(request.execute(), "add the address", || {
             format!("{address} to the link with index {index}")
         })
+    }
+
+    /// The addresses of an interface, each with its prefix length.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn addresses(&self, index: u32) -> Result<Vec<IpNet>, LinkError> {
+        let request = self.handle.address().get().set_link_index_filter(index);
+        let object = format!("of the link with index {index}");
+        let messages = self.collect(request.execute(), "list the addresses", &object)?;
+        let parse = |message: &AddressMessage| {
+            // IPv4's `Local` is the address; `Address` is a peer's, if there is one.
+            let local = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) => Some(*address),
+                    _ => None,
+                });
+            let address = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                });
+            IpNet::new(local.or(address)?, message.header.prefix_len).ok()
+        };
+        Ok(messages.iter().filter_map(parse).collect())
     }
 
     /// Takes an address from an interface; `false` if it was not there.
