@@ -177,8 +177,8 @@ fn try_out(findings: &mut Vec<Finding>) {
         Ok(report) => findings.extend(kernel(&report)),
         Err(error) => findings.push(Finding::problem(error.to_string())),
     }
-    findings.push(match HostPort::check_names(&netlink) {
-        Ok(()) => Finding::ok(format!(
+    findings.push(match HostPort::find(&netlink) {
+        Ok(_) => Finding::ok(format!(
             "the interface names {HOST_INTERFACE} and {DATAPLANE_INTERFACE} are free, or Sluice's"
         )),
         Err(error) => Finding::problem(error.to_string()),

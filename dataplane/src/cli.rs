@@ -31,6 +31,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve this node until SIGTERM or SIGINT.
     Run(RunArgs),
+    /// Remove every trace of Sluice from this node.
+    Reset(ResetArgs),
     /// Look at the running daemon: its ports, counters, kernel features.
     Show(ShowArgs),
     /// Check the configuration and this node, and say what to do.
@@ -41,8 +43,9 @@ pub(crate) enum Command {
 ///
 /// Makes the host port (the interfaces sluice0 and sluice-dp), switches IP
 /// forwarding on, and waits for the plugin. Logs to stderr; "ready" means that
-/// pods can be added. At a clean exit everything it made is removed again; pods
-/// that are still attached stay cut off until the plugin removes them.
+/// pods can be added. Pods of an earlier daemon are taken back, whether it was
+/// stopped or killed: both leave all they made to the next one. While no daemon
+/// runs, what pods send is dropped; `sluiced reset` removes everything.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -60,6 +63,22 @@ pub(crate) struct RunArgs {
     pub(crate) log_level: LogLevel,
 }
 
+/// Remove every trace of Sluice from this node.
+///
+/// Removes the pods' interfaces, the host port (sluice0 and sluice-dp) with its
+/// routes, the nftables table, the pinned XDP programs, the journal and the
+/// control socket. Refuses while a daemon runs. IP forwarding stays on, and the
+/// addresses that IPAM gave out are for the runtime's DEL to give back.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluiced reset
+  sluiced reset --conflist /etc/cni/net.d/10-sluice.conflist")]
+pub(crate) struct ResetArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
 /// Where the settings come from.
 #[derive(Debug, Args)]
 pub(crate) struct SettingsArgs {
@@ -68,7 +87,7 @@ pub(crate) struct SettingsArgs {
     /// every setting has its default.
     #[arg(long, value_name = "PATH")]
     pub(crate) conflist: Option<PathBuf>,
-    /// The folder of the control socket and the pins, in place of the
+    /// The folder of the control socket, pins and journal, in place of the
     /// configured one.
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,

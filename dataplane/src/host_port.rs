@@ -7,7 +7,7 @@
 //!
 //! Every piece here was shown to be needed by leaving it out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
@@ -72,7 +72,8 @@ pub enum HostPortError {
 }
 
 /// The host port, and the gateway addresses that the host holds for pods.
-/// Dropping it removes the pair, and with it every route, address and neighbour.
+/// Dropping a pair that was made anew and not yet kept removes it, and with it
+/// every route, address and neighbour.
 #[derive(Debug)]
 pub struct HostPort {
     netlink: Rc<Netlink>,
@@ -81,19 +82,48 @@ pub struct HostPort {
     /// Gateways on [`HOST_INTERFACE`], each with the number of pod addresses
     /// that use it.
     gateways: HashMap<IpAddr, usize>,
+    /// Whether the pair outlives this.
+    is_kept: bool,
 }
 
 impl HostPort {
-    /// Makes the pair, both ends down and silent: the program must be on
-    /// [`DATAPLANE_INTERFACE`] before [`HostPort::bring_up`].
-    ///
-    /// A pair that a dead daemon left is made anew, and with it go the routes
-    /// that nobody answers for.
+    /// Takes the pair that an earlier daemon left, with its routes, addresses
+    /// and neighbours, or makes it, both ends down and silent: the program must
+    /// be on [`DATAPLANE_INTERFACE`] before [`HostPort::bring_up`].
     ///
     /// # Errors
     /// A foreign interface has one of the names, or the kernel refuses.
-    pub fn create(netlink: Rc<Netlink>, mtu: u32) -> Result<Self, HostPortError> {
-        Self::check_names(&netlink)?;
+    pub fn take_or_make(netlink: Rc<Netlink>, mtu: u32) -> Result<Self, HostPortError> {
+        let found = Self::find(&netlink)?;
+        // Another MTU comes with another kernel, or other `--without`.
+        let fits = |(host, dataplane): &(Link, Link)| host.mtu == mtu && dataplane.mtu == mtu;
+        let (ends, is_kept) = match found {
+            Some(ends) if fits(&ends) => (ends, true),
+            _ => (Self::make(&netlink, mtu)?, false),
+        };
+        let port = Self {
+            host: ends.0,
+            dataplane: ends.1,
+            gateways: HashMap::new(),
+            is_kept,
+            netlink,
+        };
+        port.configure()?;
+        Ok(port)
+    }
+
+    /// Leaves the pair in place for the next daemon.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Whether the pair outlives this.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    fn make(netlink: &Netlink, mtu: u32) -> Result<(Link, Link), HostPortError> {
         netlink.delete_link(HOST_INTERFACE)?;
         netlink.create_veth(&VethPair {
             name: HOST_INTERFACE.to_owned(),
@@ -106,31 +136,23 @@ impl HostPort {
                 netns: None,
             },
         })?;
-        let find = |name| netlink.link(name)?.ok_or(HostPortError::Vanished(name));
-        let port = Self {
-            host: find(HOST_INTERFACE)?,
-            dataplane: find(DATAPLANE_INTERFACE)?,
-            gateways: HashMap::new(),
-            netlink,
-        };
-        port.configure()?;
-        Ok(port)
+        Self::find(netlink)?.ok_or(HostPortError::Vanished(HOST_INTERFACE))
     }
 
-    /// Whether the names of the pair are free, or a dead daemon's: both ends
-    /// with both MAC addresses are nobody else's.
+    /// The pair's two ends, the host's first, if it is there: both names with
+    /// both MAC addresses are nobody else's.
     ///
     /// # Errors
     /// A foreign interface has one of the names.
-    pub fn check_names(netlink: &Netlink) -> Result<(), HostPortError> {
+    pub fn find(netlink: &Netlink) -> Result<Option<(Link, Link)>, HostPortError> {
         let host = netlink.link(HOST_INTERFACE)?;
         let dataplane = netlink.link(DATAPLANE_INTERFACE)?;
         match (host, dataplane) {
-            (None, None) => Ok(()),
+            (None, None) => Ok(None),
             (Some(host), Some(dataplane))
                 if host.mac == Some(HOST_MAC) && dataplane.mac == Some(GATEWAY_MAC) =>
             {
-                Ok(())
+                Ok(Some((host, dataplane)))
             }
             (Some(_), _) => Err(HostPortError::Foreign(HOST_INTERFACE)),
             (None, Some(_)) => Err(HostPortError::Foreign(DATAPLANE_INTERFACE)),
@@ -238,6 +260,50 @@ impl HostPort {
         gateway
     }
 
+    /// Does what [`HostPort::add_pod`] does where some or all of it is done
+    /// already: `found` are the routes that are there.
+    ///
+    /// # Errors
+    /// As [`HostPort::add_pod`].
+    pub fn restore_pod(&mut self, pod: &PodAddress, found: &[Route]) -> Result<(), HostPortError> {
+        let route = self.route(pod);
+        if found.contains(&route) {
+            return self.use_gateway(pod.gateway);
+        }
+        let is_old = |old: &&Route| self.is_ours(old) && old.destination == route.destination;
+        if let Some(old) = found.iter().find(is_old) {
+            self.netlink.delete_route(old)?;
+        }
+        self.add_pod(pod)
+    }
+
+    /// Removes the routes to pods other than these, and gateways of pods that
+    /// are gone.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn sweep(&self, pods: &HashSet<IpAddr>) -> Result<(), HostPortError> {
+        for route in self.netlink.routes()? {
+            let to = route.destination.addr();
+            if self.is_ours(&route) && !pods.contains(&to) && to != IpAddr::V4(NEXT_HOP4) {
+                tracing::info!(%route, "removed: it is no pod's");
+                self.netlink.delete_route(&route)?;
+            }
+        }
+        for address in self.netlink.addresses(self.host.index)? {
+            let gateway = address.addr();
+            if address == host_net(gateway) && !self.is_gateway(gateway) {
+                tracing::info!(%gateway, "removed: it is no pod's");
+                self.netlink.delete_address(self.host.index, address)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_ours(&self, route: &Route) -> bool {
+        route.interface == self.host.index && route.protocol == ROUTE_PROTOCOL
+    }
+
     fn configure(&self) -> Result<(), LinkError> {
         for interface in [HOST_INTERFACE, DATAPLANE_INTERFACE] {
             silence(interface)?;
@@ -312,6 +378,9 @@ impl HostPort {
 
 impl Drop for HostPort {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         if let Err(error) = self.netlink.delete_link(HOST_INTERFACE) {
             tracing::warn!(%error, "could not remove the host port");
         }

@@ -27,6 +27,8 @@ pub mod forwarding;
 #[cfg(feature = "daemon")]
 pub mod host_port;
 #[cfg(feature = "daemon")]
+pub mod journal;
+#[cfg(feature = "daemon")]
 pub mod masquerade;
 #[cfg(feature = "daemon")]
 pub mod node;
@@ -34,5 +36,7 @@ pub mod node;
 pub mod probe;
 #[cfg(feature = "daemon")]
 pub mod program;
+#[cfg(feature = "daemon")]
+pub mod remains;
 #[cfg(feature = "daemon")]
 pub mod server;

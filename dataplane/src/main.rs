@@ -3,6 +3,7 @@
 mod check_config;
 mod cli;
 mod conflist;
+mod reset;
 mod run;
 mod show;
 mod signals;
@@ -16,6 +17,7 @@ use cli::{Cli, Command};
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => run::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Reset(arguments) => reset::reset(&arguments),
         Command::Show(arguments) => show::show(&arguments).map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(arguments) => Ok(check_config::check(&arguments)),
     };

@@ -42,24 +42,28 @@ pub enum MasqueradeError {
     },
 }
 
-/// The masqueraded subnets, each with the number of pod addresses in it.
-/// Dropping it removes the table.
-#[derive(Debug)]
+/// The masqueraded subnets, each with the number of pod addresses in it. The
+/// table stays in the kernel whatever becomes of this: an earlier daemon's
+/// until [`Masquerade::apply`], ours for the next one.
+#[derive(Debug, Default)]
 pub struct Masquerade {
     subnets: BTreeMap<IpNet, usize>,
 }
 
 impl Masquerade {
-    /// No subnets, and no table: also none that a dead daemon left.
+    /// Counts the address of a pod that an earlier daemon served; its rules
+    /// come with [`Masquerade::apply`].
+    pub fn expect(&mut self, address: IpNet) {
+        *self.subnets.entry(address.trunc()).or_default() += 1;
+    }
+
+    /// Makes the table what it should be, in one transaction and in place of
+    /// the one that is there; without subnets there is none.
     ///
     /// # Errors
-    /// nft failed.
-    pub fn new() -> Result<Self, MasqueradeError> {
-        let none = Self {
-            subnets: BTreeMap::new(),
-        };
-        none.apply()?;
-        Ok(none)
+    /// nft failed; then nothing has changed.
+    pub fn apply(&self) -> Result<(), MasqueradeError> {
+        nft(&ruleset(self.subnets.keys()))
     }
 
     /// Counts a pod's address, and installs its subnet's rules with the first.
@@ -94,22 +98,6 @@ impl Masquerade {
                 self.subnets.remove(&subnet);
                 self.apply()
             }
-        }
-    }
-
-    fn apply(&self) -> Result<(), MasqueradeError> {
-        nft(&ruleset(self.subnets.keys()))
-    }
-}
-
-impl Drop for Masquerade {
-    fn drop(&mut self) {
-        if self.subnets.is_empty() {
-            return;
-        }
-        self.subnets.clear();
-        if let Err(error) = self.apply() {
-            tracing::warn!(%error, "could not remove the masquerading rules");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The node: what the daemon holds, and what the control socket asks of it.
 
+mod alone;
 mod book;
+mod restore;
 mod rows;
 mod wiring;
 
@@ -17,6 +19,7 @@ use sluice_link::{Link, LinkError, Netlink};
 
 use crate::forwarding::{self, ForwardingError};
 use crate::host_port::{GATEWAY_MAC, HostPortError};
+use crate::journal::{Journal, JournalError};
 use crate::masquerade::MasqueradeError;
 use crate::port::PortId;
 use crate::probe::{self, Feature, ProbeError, Report};
@@ -27,6 +30,9 @@ use crate::xsk::{CHUNK_SIZE, XskError};
 use book::{Book, Entry};
 use rows::PastDrops;
 use wiring::Wiring;
+
+pub use alone::check_alone;
+pub(crate) use restore::is_pods;
 
 /// What a route says of a node that has no default route.
 const DEFAULT_UPLINK_MTU: u32 = 1500;
@@ -55,6 +61,9 @@ pub enum NodeError {
     /// The masquerading rules.
     #[error(transparent)]
     Masquerade(#[from] MasqueradeError),
+    /// The journal of attachments.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Forwarding.
     #[error(transparent)]
     Forwarding(#[from] ForwardingError),
@@ -81,40 +90,47 @@ pub enum NodeError {
     SocketGone(String),
 }
 
-/// The running node. Dropping it is the clean exit: what it made goes, in the
-/// kernel too. Only pods still attached keep the XDP program on their
-/// interface, where it drops their frames: the host's stack must not get them
-/// unfiltered.
+/// The running node. Dropping it is the clean exit: all that is in the kernel
+/// and in the journal stays for the next daemon. Until then the XDP program
+/// drops what pods send: the host's stack must not get it unfiltered.
 pub struct Node {
     settings: DataplaneSettings,
     report: Report,
     netlink: Rc<Netlink>,
     wiring: Wiring,
     book: Book,
+    journal: Journal,
+    /// In the journal, but not served.
+    stranded: Vec<Attachment>,
     past_drops: PastDrops,
 }
 
 impl Node {
-    /// Probes the kernel and builds everything up to the host port, in the
-    /// calling thread's namespace.
+    /// Probes the kernel, builds everything up to the host port, and takes back
+    /// the pods of an earlier daemon, in the calling thread's namespace.
     ///
     /// # Errors
-    /// The step that failed; what was made is gone again.
+    /// The step that failed; what was made is gone again, and what an earlier
+    /// daemon left is still there.
     pub fn start(settings: DataplaneSettings, without: &[Feature]) -> Result<Self, NodeError> {
         let netlink = Rc::new(Netlink::new()?);
         let report = probe::run(&netlink, without)?;
         report.log();
         forwarding::enable()?;
         let wiring = Wiring::build(&settings, report.features(), &netlink)?;
-        warn_of_orphans(&netlink.links()?, &wiring);
-        Ok(Self {
+        let mut node = Self {
             book: Book::new(settings.max_ports),
+            journal: Journal::open(&settings.journal())?,
+            stranded: Vec::new(),
             past_drops: PastDrops::none(),
             settings,
             report,
             netlink,
             wiring,
-        })
+        };
+        node.take_back()?;
+        node.wiring.keep();
+        Ok(node)
     }
 
     /// Whether the worker still works. A node whose worker is gone can only
@@ -217,6 +233,9 @@ impl Node {
                 Err(about(ErrorCode::Conflict, message))
             };
         }
+        for error in self.release_stranded(&id) {
+            tracing::warn!(%id, %error, "could not let go of what was cut off");
+        }
         self.check_rivals(&attachment)
             .map_err(|message| about(ErrorCode::Conflict, &message))?;
         if !self
@@ -225,7 +244,7 @@ impl Node {
             .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?
         {
             let message = "the host port sluice0 is gone: somebody deleted it; restart sluiced, \
-                           and recreate the pods of this node";
+                           which makes it anew and takes its pods back";
             return Err(about(ErrorCode::Failed, message));
         }
         let link = self
@@ -244,7 +263,10 @@ impl Node {
             );
             return Err(about(ErrorCode::Exhausted, &message));
         };
-        match self.wiring.add_pod(&attachment, &link, port) {
+        // First the journal: a daemon that dies from here on is followed by one
+        // that finds the pod, or its interface gone again.
+        let journalled = self.journal.write(&attachment).map_err(NodeError::from);
+        match journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port)) {
             Ok(wired) => {
                 tracing::info!(%id, slot = port.slot, interface = link.name, "attached");
                 self.book.insert(Entry { attachment, wired });
@@ -252,6 +274,9 @@ impl Node {
             }
             Err(error) => {
                 self.book.release(port);
+                if let Err(error) = self.journal.remove(&attachment.host_ifname) {
+                    tracing::warn!(%id, %error, "could not take back what the journal says");
+                }
                 Err(about(code(&error), &error.to_string()))
             }
         }
@@ -284,8 +309,12 @@ impl Node {
         Ok(())
     }
 
-    /// The same for every pod: each holds a port.
-    fn forget_all_gone(&mut self) -> Result<(), LinkError> {
+    /// The same for every pod: each holds a port. To be called now and then: no
+    /// runtime need send a DEL for a pod whose namespace is gone.
+    ///
+    /// # Errors
+    /// The kernel does not list its links.
+    pub fn forget_all_gone(&mut self) -> Result<(), LinkError> {
         let links = self.netlink.links()?;
         let is_gone = |entry: &&Entry| links.iter().all(|link| link.index != entry.wired.index);
         let entries = self.book.sorted().into_iter().filter(is_gone);
@@ -382,31 +411,32 @@ impl Node {
     }
 
     fn remove(&mut self, id: &AttachmentId) -> Vec<NodeError> {
-        let Some(Entry { wired, .. }) = self.book.remove(id) else {
-            return Vec::new();
+        let Some(Entry { attachment, wired }) = self.book.remove(id) else {
+            return self.release_stranded(id);
         };
         let PortId { slot, .. } = wired.id;
         tracing::info!(%id, slot, "detached");
-        let errors = self.wiring.undo(wired.steps);
+        let mut errors = self.wiring.undo(wired.steps);
         self.past_drops.add(&wired.counters);
+        let forgotten = self.journal.remove(&attachment.host_ifname);
+        errors.extend(forgotten.err().map(NodeError::from));
         errors
     }
-}
 
-/// Pods that an earlier daemon attached: nobody serves them.
-fn warn_of_orphans(links: &[Link], wiring: &Wiring) {
-    let is_orphan = |link: &&Link| link.mac == Some(GATEWAY_MAC) && !wiring.is_own(link);
-    let names: Vec<&str> = links
-        .iter()
-        .filter(is_orphan)
-        .map(|l| l.name.as_str())
-        .collect();
-    if !names.is_empty() {
-        tracing::warn!(
-            interfaces = names.join(" "),
-            "{} pods of an earlier sluiced are cut off, and stay so: delete and recreate them",
-            names.len()
-        );
+    /// Detaches what an earlier daemon attached and this one could not serve.
+    fn release_stranded(&mut self, id: &AttachmentId) -> Vec<NodeError> {
+        let Some(place) = self.stranded.iter().position(|pod| pod.id == *id) else {
+            return Vec::new();
+        };
+        let interface = self.stranded.swap_remove(place).host_ifname;
+        tracing::info!(%id, "detached");
+        let mut errors = match self.netlink.link(&interface) {
+            Ok(link) => self.wiring.release(link.as_ref(), &interface),
+            Err(error) => vec![error.into()],
+        };
+        let forgotten = self.journal.remove(&interface);
+        errors.extend(forgotten.err().map(NodeError::from));
+        errors
     }
 }
 

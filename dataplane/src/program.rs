@@ -10,7 +10,7 @@ mod pins;
 use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -146,13 +146,17 @@ impl PortProgram {
     ///
     /// # Errors
     /// A foreign program is there, the kernel refuses, or the pin fails; then
-    /// nothing is attached.
+    /// nothing is attached but what was.
     pub fn attach(&mut self, interface: &str, index: u32) -> Result<(), ProgramError> {
         if let Some(link) = self.pins.get(interface)? {
             match self.code.take_over(link) {
                 Ok(_) => return Ok(()),
                 // The interface went, and another came by its name.
-                Err(_) => self.pins.remove(interface)?,
+                Err(cause) if cause.raw_os_error() == Some(libc::ENOLINK) => {
+                    self.pins.remove(interface)?;
+                }
+                // The dead daemon's program stays and drops.
+                Err(cause) => return Err(refused(interface, cause)),
             }
         }
         let link = self.code.attach(interface, index)?;
@@ -234,6 +238,15 @@ impl PortProgram {
     }
 }
 
+/// Removes every pin below `bpffs`, and the file system with them. A success
+/// also if there is none.
+///
+/// # Errors
+/// The file system's reason.
+pub fn remove_pins(bpffs: &Path) -> Result<(), ProgramError> {
+    Pins::clear(bpffs)
+}
+
 /// Whether the kernel takes the program on this interface: loads it with tiny
 /// maps, attaches it, and takes both away again.
 ///
@@ -282,16 +295,11 @@ impl Code {
                 Ok(link) => return Ok(link),
                 Err(cause) => cause,
             };
-            let interface = interface.to_owned();
             if !is_taken(&cause) {
-                let hint = attach_hint(&cause);
-                return Err(ProgramError::Attach {
-                    interface,
-                    cause,
-                    hint,
-                });
+                return Err(refused(interface, cause));
             }
             if Instant::now() > give_up {
+                let interface = interface.to_owned();
                 return Err(ProgramError::Foreign { interface });
             }
             thread::sleep(Duration::from_millis(2));
@@ -357,6 +365,14 @@ fn into_io(error: aya::programs::ProgramError) -> io::Error {
 /// (`dev_xdp_attach` in net/core/dev.c).
 fn is_taken(cause: &io::Error) -> bool {
     matches!(cause.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn refused(interface: &str, cause: io::Error) -> ProgramError {
+    ProgramError::Attach {
+        interface: interface.to_owned(),
+        hint: attach_hint(&cause),
+        cause,
+    }
 }
 
 /// `veth_xdp_set` in drivers/net/veth.c.

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 use sluice_dataplane::node::Node;
@@ -14,7 +14,8 @@ use crate::cli::{LogLevel, RunArgs};
 use crate::conflist;
 use crate::signals::Signals;
 
-/// How often the daemon looks whether its worker is alive.
+/// How often the daemon looks whether its worker is alive, and for pods whose
+/// interfaces are gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Serves until a signal asks to stop. Returning is the clean exit.
@@ -31,6 +32,7 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     server.watch(signals.as_fd())?;
     let mut node = Node::start(settings, &arguments.without)?;
     tracing::info!("ready");
+    let mut next_look = Instant::now() + HEARTBEAT;
     loop {
         if let Some(signal) = signals.pending()? {
             tracing::info!(signal, attached = node.attached(), "stopping");
@@ -40,6 +42,12 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
             return Err("the worker is gone; its panic is above".into());
         }
         server.turn(HEARTBEAT, |request| node.handle(request))?;
+        if Instant::now() >= next_look {
+            if let Err(error) = node.forget_all_gone() {
+                tracing::warn!(%error, "could not look for pods that are gone");
+            }
+            next_look = Instant::now() + HEARTBEAT;
+        }
     }
 }
 

@@ -34,6 +34,9 @@ pub const MAX_REQUEST_BYTES: usize = 64 << 10;
 /// Time to send a request, and again to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The file in the daemon's folder that is locked.
+const LOCK: &str = "sluiced.lock";
+
 const LISTENER: Token = Token(0);
 const WATCHED: Token = Token(1);
 const FIRST_CONNECTION: usize = 2;
@@ -72,9 +75,8 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
-    /// Locked as long as this daemon lives: a second one must not take over
-    /// the socket and the pins. The lock goes with the process.
-    _folder: File,
+    /// A second daemon must not take over the socket and the pins.
+    _folder: FolderLock,
     poll: Poll,
     listener: UnixListener,
     /// By number, which counts up: the first is the oldest.
@@ -100,7 +102,7 @@ impl Server {
                 cause,
             }
         };
-        let folder = lock_folder(path)?;
+        let folder = FolderLock::take(path)?;
         match fs::symlink_metadata(path) {
             Ok(file) if !file.file_type().is_socket() => {
                 return Err(ServerError::NotASocket(path.to_owned()));
@@ -266,8 +268,49 @@ pub fn may_control(peer_uid: u32, own_uid: u32) -> bool {
     peer_uid == 0 || peer_uid == own_uid
 }
 
+/// The daemon's folder, locked as long as this lives. The lock goes with the
+/// process, whatever its end.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+    folder: PathBuf,
+}
+
+impl FolderLock {
+    /// Locks the folder of this socket; makes it if it is not there.
+    ///
+    /// # Errors
+    /// A live daemon has it, or others may write to it.
+    pub fn take(socket: &Path) -> Result<Self, ServerError> {
+        Ok(Self {
+            _file: lock_folder(socket)?,
+            folder: folder(socket).to_owned(),
+        })
+    }
+
+    /// Removes the lock's file, and the folder if nothing else is in it.
+    /// Answers what went wrong.
+    #[must_use]
+    pub fn remove(self) -> Option<String> {
+        let file = self.folder.join(LOCK);
+        if let Err(error) = fs::remove_file(&file) {
+            return Some(format!("remove {}: {error}", file.display()));
+        }
+        match fs::remove_dir(&self.folder) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                Some(format!("remove {}: {error}", self.folder.display()))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn folder(socket: &Path) -> &Path {
+    socket.parent().unwrap_or(Path::new("/"))
+}
+
 fn lock_folder(socket: &Path) -> Result<File, ServerError> {
-    let path = socket.parent().unwrap_or(Path::new("/"));
+    let path = folder(socket);
     let system = |operation| {
         move |cause| ServerError::System {
             operation,
@@ -290,7 +333,7 @@ fn lock_folder(socket: &Path) -> Result<File, ServerError> {
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(path.join("sluiced.lock"))
+        .open(path.join(LOCK))
         .map_err(system("make the lock file in"))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

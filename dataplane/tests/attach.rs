@@ -3,10 +3,12 @@
 
 mod common;
 
-use std::path::Path;
+use std::fs;
+use std::path::PathBuf;
 
 use common::{TestNetns, wait_until};
 use ipnet::IpNet;
+use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 use serde_json::Value;
 use sluice_control::{
     Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Refusal,
@@ -15,26 +17,68 @@ use sluice_control::{
 use sluice_dataplane::host_port::GATEWAY_MAC;
 use sluice_dataplane::node::Node;
 use sluice_dataplane::probe::Feature;
+use sluice_dataplane::remains;
 use sluice_link::{Netlink, VethPair, VethPeer};
+use tempfile::TempDir;
 
 const MAX_PORTS: u16 = 2;
 
-fn start(folder: &Path) -> Node {
-    let settings = DataplaneSettings {
-        run_dir: folder.to_owned(),
-        max_ports: MAX_PORTS,
-        ..DataplaneSettings::default()
-    };
-    Node::start(settings, &[]).unwrap_or_else(|error| panic!("{error}"))
+/// A folder for a node.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn settings(&self) -> DataplaneSettings {
+        DataplaneSettings {
+            run_dir: self.0.path().join("run"),
+            max_ports: MAX_PORTS,
+            ..DataplaneSettings::default()
+        }
+    }
+
+    fn start(&self) -> Node {
+        Node::start(self.settings(), &[]).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Names in the journal.
+    fn journal(&self) -> Vec<String> {
+        let entries = self.settings().journal().read_dir().unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    fn pin(&self, interface: &str) -> PathBuf {
+        self.settings().bpffs().join("links").join(interface)
+    }
+
+    /// What `sluiced reset` does.
+    fn reset(&self) {
+        let failures = remains::remove(&self.settings());
+        let failures = failures.unwrap_or_else(|error| panic!("{error}"));
+        assert!(failures.is_empty(), "{failures:?}");
+        assert!(!self.settings().run_dir.exists());
+    }
+}
+
+impl Drop for Folder {
+    /// A test that failed leaves its mount.
+    fn drop(&mut self) {
+        let _ = umount2(&self.settings().bpffs(), MntFlags::MNT_DETACH);
+    }
 }
 
 /// Runs `test` with a node in a namespace, and sees to it that nothing is left.
 fn with_node(test: impl FnOnce(&TestNetns, &mut Node) + Send) {
     let netns = TestNetns::new("node");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let before = netns.state();
     netns.run(|| {
-        let mut node = start(folder.path());
+        let mut node = folder.start();
         wait_until("the host port is up", || {
             ["sluice0", "sluice-dp"]
                 .iter()
@@ -44,10 +88,11 @@ fn with_node(test: impl FnOnce(&TestNetns, &mut Node) + Send) {
         test(&netns, &mut node);
         assert_eq!(node.attached(), 0, "the test detaches what it attached");
         netns.returns_to(&started);
+        assert_eq!(folder.journal(), [""; 0]);
+        drop(node);
+        folder.reset();
     });
     assert_eq!(netns.state(), before);
-    let left: Vec<_> = folder.path().read_dir().unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
 }
 
 /// Pod `number` of a network, its veth not made yet.
@@ -281,9 +326,9 @@ fn a_failure_half_way_leaves_nothing() {
         make_veth(&pod);
         let path = netns.command("mktemp", &[]);
         let path = path.trim();
-        std::fs::write(path, sluice_bpf::OBJECT).unwrap();
+        fs::write(path, sluice_bpf::OBJECT).unwrap();
         netns.ip(&format!("link set dev slv11 xdpdrv obj {path} sec xdp"));
-        std::fs::remove_file(path).unwrap();
+        fs::remove_file(path).unwrap();
         let before = netns.state();
         refused(node, &pod, ErrorCode::Conflict, "another XDP program");
         assert_eq!(netns.state(), before);
@@ -317,45 +362,163 @@ fn a_pod_whose_interface_vanished_holds_nothing() {
     });
 }
 
+/// Runs `test` between a node with pods 11 and 12 and the next one, which must
+/// take back `expected` of them and leave nothing of others.
+fn between_two_nodes(expected: &[u8], test: impl FnOnce(&TestNetns, &Folder) + Send) {
+    let netns = TestNetns::new("node");
+    let folder = Folder::new();
+    let before = netns.state();
+    netns.run(|| {
+        let mut node = folder.start();
+        for number in [11, 12] {
+            let mut pod = pod(number);
+            pod.addresses[0].gateway = format!("10.77.0.{}", 100 + number).parse().unwrap();
+            make_veth(&pod);
+            attach(&mut node, &pod).unwrap();
+        }
+        drop(node);
+        test(&netns, &folder);
+        let mut node = folder.start();
+        assert_eq!(node.attached(), expected.len());
+        assert_eq!(
+            ask(&mut node, Request::ShowStats)["chunks"]["unaccounted"],
+            0
+        );
+        let routes = netns.ip("route show proto 83");
+        assert_eq!(routes.lines().count(), 1 + expected.len(), "{routes}");
+        let addresses = netns.ip("address show dev sluice0");
+        for number in [11, 12] {
+            let is_served = expected.contains(&number);
+            let file = format!("slv{number}.json");
+            assert_eq!(folder.journal().contains(&file), is_served);
+            assert_eq!(folder.pin(&format!("slv{number}")).exists(), is_served);
+            let route = format!("10.77.0.{number} via");
+            assert_eq!(routes.contains(&route), is_served, "{routes}");
+            let gateway = format!("10.77.0.{}", 100 + number);
+            assert_eq!(addresses.contains(&gateway), is_served, "{addresses}");
+            detach(&mut node, &pod(number));
+        }
+        assert_eq!(netns.ip("route show proto 83").lines().count(), 1);
+        assert_eq!(netns.command("nft", &["list", "ruleset"]), "");
+        drop(node);
+        folder.reset();
+    });
+    assert_eq!(netns.state(), before);
+}
+
 /// A pod must not reach the host's stack unfiltered because the daemon ended.
 #[test]
-fn a_pod_still_attached_at_exit_is_cut_off() {
+fn the_next_daemon_takes_the_pods_back() {
+    between_two_nodes(&[11, 12], |netns, folder| {
+        for pod in ["slv11", "slv12"] {
+            let link = &netns.ip_json(&format!("link show dev {pod}"))[0];
+            assert!(link["xdp"]["prog"].is_object(), "{link}");
+            assert!(folder.pin(pod).exists());
+        }
+        assert!(netns.command("nft", &["list", "ruleset"]).contains("masq4"));
+        assert_eq!(folder.journal(), ["slv11.json", "slv12.json"]);
+    });
+}
+
+#[test]
+fn what_went_while_no_daemon_ran_is_forgotten() {
+    between_two_nodes(&[12], |_, _| delete_veth(&pod(11)));
+}
+
+#[test]
+fn a_bad_journal_file_costs_one_pod() {
+    between_two_nodes(&[11], |_, folder| {
+        fs::write(folder.settings().journal().join("slv12.json"), "{").unwrap();
+    });
+}
+
+#[test]
+fn what_the_journal_does_not_know_is_removed() {
+    between_two_nodes(&[11, 12], |netns, _| {
+        make_veth(&pod(13));
+        netns.ip("route add 10.77.0.99 via 169.254.1.2 dev sluice0 onlink proto 83");
+    });
+}
+
+/// What it lacks this time it may have next time.
+#[test]
+fn a_pod_that_cannot_be_taken_back_stays_cut_off() {
     let netns = TestNetns::new("node");
-    let folder = tempfile::tempdir().unwrap();
-    let pod = pod(11);
-    let has_program = || netns.ip_json("link show dev slv11")[0]["xdp"]["prog"].is_object();
+    let folder = Folder::new();
+    let with_ports = |max_ports| DataplaneSettings {
+        max_ports,
+        ..folder.settings()
+    };
     netns.run(|| {
-        let mut node = start(folder.path());
-        make_veth(&pod);
-        attach(&mut node, &pod).unwrap();
+        let pods = [pod(11), pod(12)];
+        let mut node = folder.start();
+        for pod in &pods {
+            make_veth(pod);
+            attach(&mut node, pod).unwrap();
+        }
         drop(node);
-        assert!(has_program());
-        assert!(folder.path().join("bpf/links/slv11").exists());
-        // The next daemon neither serves it nor lets it loose,
-        let mut node = start(folder.path());
-        assert!(has_program());
-        // unless the plugin adds it anew.
+        for (max_ports, without, served) in [
+            (1, &[][..], 1),
+            (2, &[Feature::MultiBuffer][..], 0),
+            (2, &[], 2),
+        ] {
+            let node = Node::start(with_ports(max_ports), without).unwrap();
+            assert_eq!(node.attached(), served);
+            let link = &netns.ip_json("link show dev slv12")[0];
+            assert!(link["xdp"]["prog"].is_object(), "{link}");
+            assert_eq!(folder.journal().len(), 2);
+        }
+        let mut node = Node::start(with_ports(1), &[]).unwrap();
+        for pod in &pods {
+            detach(&mut node, pod);
+            delete_veth(pod);
+        }
+        assert_eq!(folder.journal(), [""; 0]);
+        drop(node);
+        folder.reset();
+    });
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_refuses_the_pod() {
+    let netns = TestNetns::new("node");
+    let folder = Folder::new();
+    netns.run(|| {
+        let mut node = folder.start();
+        let pod = pod(11);
+        make_veth(&pod);
+        let before = netns.state();
+        let journal = folder.settings().journal();
+        for (flags, why) in [
+            (MsFlags::empty(), "No space left"),
+            (MsFlags::MS_RDONLY, "Read-only"),
+        ] {
+            let options = Some("size=4k,nr_inodes=1");
+            mount(Some("tmpfs"), &journal, Some("tmpfs"), flags, options).unwrap();
+            refused(&mut node, &pod, ErrorCode::Failed, why);
+            refused(&mut node, &pod, ErrorCode::Failed, "dataplane.runDir");
+            assert_eq!(folder.journal(), [""; 0]);
+            umount(&journal).unwrap();
+            assert_eq!(netns.state(), before);
+        }
         attach(&mut node, &pod).unwrap();
         detach(&mut node, &pod);
         delete_veth(&pod);
+        drop(node);
+        folder.reset();
     });
-    assert!(!folder.path().join("bpf").exists());
 }
 
 #[test]
 fn the_plugin_learns_what_it_needs() {
     let netns = TestNetns::new("node");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     netns.ip("link add up0 mtu 1400 type veth peer name far0");
     netns.ip("link set up0 up");
     netns.ip("address add 192.0.2.1/24 dev up0");
     netns.ip("route add default via 192.0.2.2");
     netns.run(|| {
-        let settings = DataplaneSettings {
-            run_dir: folder.path().to_owned(),
-            max_ports: MAX_PORTS,
-            ..DataplaneSettings::default()
-        };
+        let settings = folder.settings();
         let without = [Feature::MultiBuffer, Feature::TxMetadata];
         let mut node = Node::start(settings.clone(), &without).unwrap();
         let facts: NodeFacts = serde_json::from_value(ask(&mut node, Request::Describe)).unwrap();
@@ -371,6 +534,8 @@ fn the_plugin_learns_what_it_needs() {
         );
         let kernel = ask(&mut node, Request::ShowKernel);
         assert_eq!(kernel["features"][0]["state"], "without");
+        drop(node);
+        folder.reset();
     });
 }
 
@@ -428,14 +593,13 @@ fn what_is_the_nodes_own_stays_so() {
 fn a_node_has_one_daemon_whatever_its_folder() {
     with_node(|netns, _| {
         let before = netns.state();
-        let folder = tempfile::tempdir().unwrap();
-        let settings = DataplaneSettings {
-            run_dir: folder.path().to_owned(),
-            max_ports: MAX_PORTS,
-            ..DataplaneSettings::default()
-        };
-        let error = Node::start(settings, &[]).err().map(|e| e.to_string());
+        let folder = Folder::new();
+        let error = Node::start(folder.settings(), &[])
+            .err()
+            .map(|e| e.to_string());
         let error = error.unwrap_or_default();
+        assert!(error.contains("another sluiced runs"), "{error:?}");
+        let error = remains::remove(&folder.settings()).unwrap_err().to_string();
         assert!(error.contains("another sluiced runs"), "{error:?}");
         assert_eq!(netns.state(), before);
     });
@@ -444,12 +608,21 @@ fn a_node_has_one_daemon_whatever_its_folder() {
 #[test]
 fn a_deleted_host_port_is_named() {
     let netns = TestNetns::new("node");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     netns.run(|| {
-        let mut node = start(folder.path());
-        let pod = pod(11);
-        make_veth(&pod);
+        let mut node = folder.start();
+        let (first, second) = (pod(11), pod(12));
+        make_veth(&first);
+        attach(&mut node, &first).unwrap();
+        make_veth(&second);
         netns.ip("link delete sluice0");
-        refused(&mut node, &pod, ErrorCode::Failed, "sluice0 is gone");
+        refused(&mut node, &second, ErrorCode::Failed, "sluice0 is gone");
+        drop(node);
+        // What the message advises.
+        let node = folder.start();
+        assert_eq!(node.attached(), 1);
+        assert!(netns.ip("route show proto 83").contains("10.77.0.11 via"));
+        drop(node);
+        folder.reset();
     });
 }

@@ -193,7 +193,7 @@ fn pod(address: &str, gateway: &str) -> PodAddress {
 }
 
 fn host_port() -> Result<HostPort, HostPortError> {
-    HostPort::create(Rc::new(Netlink::new().unwrap()), 65_000)
+    HostPort::take_or_make(Rc::new(Netlink::new().unwrap()), 65_000)
 }
 
 /// The destinations of the daemon's routes to pods.
@@ -298,16 +298,65 @@ fn a_gateway_goes_with_its_last_pod_and_takes_nothing_along() {
 }
 
 #[test]
-fn a_dead_daemons_host_port_is_made_anew() {
+fn an_earlier_daemons_host_port_is_taken_and_repaired() {
+    let netns = TestNetns::new("node");
+    let pods = [
+        pod("10.77.0.11/24", "10.77.0.1"),
+        pod("fd00:77::11/64", "fd00:77::1"),
+        pod("10.78.0.11/24", "169.254.1.1"),
+    ];
+    let gone = pod("10.79.0.11/24", "10.79.0.1");
+    netns.run(|| {
+        let netlink = Netlink::new().unwrap();
+        let mut earlier = host_port().unwrap();
+        earlier.bring_up().unwrap();
+        for pod in pods.iter().chain([&gone]) {
+            earlier.add_pod(pod).unwrap();
+        }
+        earlier.keep();
+        let index = earlier.host_end().index;
+        drop(earlier);
+        let wanted = pods.iter().map(|pod| pod.address.addr()).collect();
+        for damage in [
+            "route show",
+            "route delete 10.77.0.11",
+            "address delete 10.77.0.1/32 dev sluice0",
+            "address delete 169.254.1.1/32 dev sluice-dp",
+            "neigh delete 169.254.1.2 dev sluice0",
+            "link set sluice0 down",
+            "link set sluice-dp down",
+        ] {
+            netns.ip(damage);
+            let mut port = host_port().unwrap();
+            assert_eq!(port.host_end().index, index);
+            port.bring_up().unwrap();
+            let found = netlink.routes().unwrap();
+            for pod in &pods {
+                port.restore_pod(pod, &found).unwrap();
+            }
+            port.sweep(&wanted).unwrap();
+            assert_eq!(pod_routes(&netns).len(), 3, "after {damage}");
+            assert_eq!(permanent_neighbours(&netns), 2, "after {damage}");
+            let gateways = addresses(&netns, "sluice0");
+            assert!(gateways.contains(&"10.77.0.1".to_owned()), "after {damage}");
+            assert!(!gateways.contains(&"10.79.0.1".to_owned()));
+            assert_eq!(addresses(&netns, "sluice-dp"), ["169.254.1.1"]);
+        }
+    });
+}
+
+#[test]
+fn a_host_port_of_another_mtu_is_made_anew() {
     let netns = TestNetns::new("node");
     netns.run(|| {
-        let mut dead = host_port().unwrap();
-        dead.bring_up().unwrap();
-        dead.add_pod(&pod("10.77.0.11/24", "10.77.0.1")).unwrap();
-        std::mem::forget(dead);
-        let port = host_port().unwrap();
-        port.bring_up().unwrap();
-        assert!(pod_routes(&netns).is_empty(), "nobody answers for them");
+        let mut earlier = host_port().unwrap();
+        earlier.keep();
+        drop(earlier);
+        let port = HostPort::take_or_make(Rc::new(Netlink::new().unwrap()), 3498).unwrap();
+        assert_eq!(
+            (port.host_end().mtu, port.dataplane_end().mtu),
+            (3498, 3498)
+        );
     });
 }
 
@@ -333,7 +382,8 @@ fn masquerading_follows_the_pods() {
     netns.run(|| {
         run("nft", &["add", "table", "inet", "foreign"]);
         let before = rules();
-        let mut masquerade = Masquerade::new().unwrap();
+        let mut masquerade = Masquerade::default();
+        masquerade.apply().unwrap();
         assert_eq!(rules(), before);
         masquerade.add("10.77.0.11/24".parse().unwrap()).unwrap();
         masquerade.add("10.77.0.12/24".parse().unwrap()).unwrap();
@@ -352,20 +402,32 @@ fn masquerading_follows_the_pods() {
         assert_eq!(rules(), both, "another pod is still in that subnet");
         masquerade.remove("10.77.0.12/24".parse().unwrap()).unwrap();
         assert!(!rules().contains("masq4"), "{}", rules());
-        drop(masquerade);
+        masquerade
+            .remove("fd00:77::11/64".parse().unwrap())
+            .unwrap();
         assert_eq!(rules(), before);
     });
 }
 
 #[test]
-fn a_dead_daemons_masquerading_is_removed() {
+fn an_earlier_daemons_masquerading_stays_until_it_is_replaced() {
     let netns = TestNetns::new("node");
+    let rules = || run("nft", &["list", "ruleset"]);
     netns.run(|| {
-        let mut dead = Masquerade::new().unwrap();
-        dead.add("10.77.0.11/24".parse().unwrap()).unwrap();
-        std::mem::forget(dead);
-        let _masquerade = Masquerade::new().unwrap();
-        assert_eq!(run("nft", &["list", "ruleset"]), "");
+        let mut earlier = Masquerade::default();
+        for address in ["10.77.0.11/24", "10.79.0.11/24"] {
+            earlier.add(address.parse().unwrap()).unwrap();
+        }
+        let both = rules();
+        drop(earlier);
+        let mut masquerade = Masquerade::default();
+        masquerade.expect("10.77.0.11/24".parse().unwrap());
+        assert_eq!(rules(), both);
+        masquerade.apply().unwrap();
+        let one = rules();
+        assert!(one.contains("elements = { 10.77.0.0/24 }"), "{one}");
+        masquerade.remove("10.77.0.11/24".parse().unwrap()).unwrap();
+        assert_eq!(rules(), "");
     });
 }
 

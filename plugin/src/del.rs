@@ -30,8 +30,8 @@ pub(crate) fn del(args: &Args, network: &Network) -> Result<(), Error> {
     Error::all(steps)
 }
 
-/// Tells the daemon to forget the attachment. A daemon that is down has
-/// nothing attached: the deletion of the link is enough.
+/// Tells the daemon to forget the attachment. A daemon that is down finds out
+/// when it starts: the link is gone.
 pub(crate) fn detach(client: &Client, id: &AttachmentId) -> Result<(), Error> {
     match client.ask(Request::Detach { id: id.clone() }) {
         Ok(_) => Ok(()),

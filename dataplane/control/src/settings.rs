@@ -23,7 +23,7 @@ pub enum BusyPoll {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DataplaneSettings {
-    /// Where the control socket and the pins live.
+    /// Where the control socket, the pins and the journal live.
     pub run_dir: PathBuf,
     /// How many pod interfaces the node may have; sizes the UMEM at start.
     pub max_ports: u16,
@@ -67,6 +67,12 @@ impl DataplaneSettings {
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
         self.run_dir.join("bpf")
+    }
+
+    /// Where the attachments are journalled, one file each.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.run_dir.join("attachments")
     }
 
     /// Checks every value.

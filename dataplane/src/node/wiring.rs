@@ -1,16 +1,17 @@
 //! Ports wired into the kernel and the worker, step by step, and undone in
 //! reverse.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_control::{Attachment, DataplaneSettings, PodAddress};
-use sluice_link::{Link, Netlink};
+use sluice_link::{Link, Netlink, Route};
 
 use super::book::HOST_SLOT;
-use super::{NodeError, gateways};
+use super::{NodeError, alone, gateways};
 use crate::counters::{NodeCounters, PortCounters};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
 use crate::masquerade::Masquerade;
@@ -18,7 +19,7 @@ use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions};
 use crate::worker::{self, WorkerHandle, WorkerOptions};
-use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, FramePool, Socket, Umem, Xsk};
+use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
 /// Chunks beside those in the ports' FILL rings, 64 MiB: a frame on its way
 /// out stays with the kernel until the receiving stack has taken it.
@@ -55,7 +56,7 @@ pub(super) struct Wired {
 }
 
 /// What ports are wired into. Fields are dropped in this order: sockets close
-/// before the interfaces and the bpf file system go.
+/// before a failed start's interfaces and bpf file system go.
 pub(super) struct Wiring {
     worker: WorkerHandle,
     host: Option<Wired>,
@@ -68,6 +69,7 @@ pub(super) struct Wiring {
 }
 
 impl Wiring {
+    /// Everything up to the host port's socket, which gets no frames yet.
     pub(super) fn build(
         settings: &DataplaneSettings,
         features: Features,
@@ -82,7 +84,7 @@ impl Wiring {
         let chunks = chunks(settings.max_ports);
         let (umem, mut pool) =
             Umem::create(chunks).map_err(|cause| NodeError::Memory { chunks, cause })?;
-        refuse_a_second_daemon(netlink, features, umem, &mut pool)?;
+        alone::check(netlink, features, umem, &mut pool)?;
         let worker = worker::start(WorkerOptions {
             pool,
             doorbell: Doorbell::map(program.doorbell(), slots).map_err(NodeError::Doorbell)?,
@@ -92,20 +94,24 @@ impl Wiring {
             gateway_mac: GATEWAY_MAC,
             tx_metadata: features.tx_metadata,
         })?;
-        let host_port = HostPort::create(Rc::clone(netlink), probe::max_mtu(features))?;
+        let host_port = HostPort::take_or_make(Rc::clone(netlink), probe::max_mtu(features))?;
         let mut wiring = Self {
             worker,
             host: None,
             host_port,
-            masquerade: Masquerade::new()?,
+            masquerade: Masquerade::default(),
             program,
             umem,
             features,
             netlink: Rc::clone(netlink),
         };
-        wiring.prune()?;
-        wiring.add_host()?;
+        wiring.open_host()?;
         Ok(wiring)
+    }
+
+    /// What was made outlives the daemon from now on.
+    pub(super) fn keep(&mut self) {
+        self.host_port.keep();
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -151,10 +157,30 @@ impl Wiring {
         link: &Link,
         id: PortId,
     ) -> Result<Wired, NodeError> {
-        // Pods of a daemon before this one left theirs with their DEL.
-        self.prune()?;
+        let mut wired = self.open_pod(attachment, link, id)?;
+        let redirected = self.redirect(&mut wired, link);
+        match redirected.and_then(|()| self.join(attachment, link, &mut wired.steps)) {
+            Ok(()) => Ok(wired),
+            Err(error) => {
+                self.undo(wired.steps);
+                Err(error)
+            }
+        }
+    }
+
+    /// The first half of taking a pod back from an earlier daemon: the worker
+    /// knows it, and can send to it. Its frames still come to nobody.
+    ///
+    /// # Errors
+    /// The step that failed; those before it are undone.
+    pub(super) fn open_pod(
+        &mut self,
+        attachment: &Attachment,
+        link: &Link,
+        id: PortId,
+    ) -> Result<Wired, NodeError> {
         host_port::silence(&link.name)?;
-        let mut wired = self.plug(NewPort {
+        self.open(NewPort {
             id,
             kind: PortKind::Pod,
             link,
@@ -166,14 +192,60 @@ impl Wiring {
                 .map(|pod| pod.address.addr())
                 .collect(),
             gateways: gateways(attachment),
-        })?;
-        match self.join(attachment, link, &mut wired.steps) {
-            Ok(()) => Ok(wired),
-            Err(error) => {
-                self.undo(wired.steps);
-                Err(error)
-            }
+        })
+    }
+
+    /// The second half, when all pods have the first behind them: its frames
+    /// come to the worker. `found` are the host's routes. Masquerading comes
+    /// with [`Wiring::settle`].
+    ///
+    /// # Errors
+    /// The step that failed; those before it are in `wired`.
+    pub(super) fn resume_pod(
+        &mut self,
+        attachment: &Attachment,
+        link: &Link,
+        wired: &mut Wired,
+        found: &[Route],
+    ) -> Result<(), NodeError> {
+        self.redirect(wired, link)?;
+        for pod in &attachment.addresses {
+            self.host_port.restore_pod(pod, found)?;
+            wired.steps.push(Step::Route(pod.clone()));
         }
+        self.netlink.set_up(link.index)?;
+        for pod in attachment.addresses.iter().filter(|_| attachment.ip_masq) {
+            self.masquerade.expect(pod.address);
+            wired.steps.push(Step::Masquerade(pod.address));
+        }
+        wired.steps.push(Step::Up(link.index));
+        Ok(())
+    }
+
+    /// Leaves a pod that could not be taken back cut off: its interface down,
+    /// and an earlier daemon's program on it.
+    pub(super) fn strand(&mut self, mut wired: Wired) {
+        wired.steps.retain(|step| !matches!(step, Step::Program(_)));
+        wired.steps.push(Step::Up(wired.index));
+        self.undo(wired.steps);
+    }
+
+    /// Lets go of an interface that no port is wired to.
+    pub(super) fn release(&mut self, link: Option<&Link>, interface: &str) -> Vec<NodeError> {
+        let mut steps = vec![Step::Program(interface.to_owned())];
+        steps.extend(link.map(|link| Step::Up(link.index)));
+        self.undo(steps)
+    }
+
+    /// Makes the host agree with the pods that are wired, whose addresses these
+    /// are: rules, routes, gateways and pins of others go.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn settle(&mut self, pods: &HashSet<IpAddr>) -> Result<(), NodeError> {
+        self.masquerade.apply()?;
+        self.host_port.sweep(pods)?;
+        self.prune()
     }
 
     /// Undoes steps, the last first, and goes on after errors.
@@ -213,9 +285,9 @@ impl Wiring {
         Ok(())
     }
 
-    fn add_host(&mut self) -> Result<(), NodeError> {
+    fn open_host(&mut self) -> Result<(), NodeError> {
         let link = self.host_port.dataplane_end().clone();
-        let host = self.plug(NewPort {
+        let host = self.open(NewPort {
             id: PortId {
                 slot: HOST_SLOT,
                 generation: 0,
@@ -227,19 +299,31 @@ impl Wiring {
             addresses: Vec::new(),
             gateways: HostPort::next_hops(),
         })?;
-        let index = link.index;
-        // Down before the program goes: past it the host's stack would get back
-        // what it sent to pods, and send it again until its TTL is spent.
-        let steps = &mut self.host.insert(host).steps;
-        steps.push(Step::Up(index));
+        self.host = Some(host);
+        Ok(())
+    }
+
+    /// Lets the host port's frames come, and brings it up.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn start_host(&mut self) -> Result<(), NodeError> {
+        let link = self.host_port.dataplane_end().clone();
+        if let Some(mut host) = self.host.take() {
+            let redirected = self.redirect(&mut host, &link);
+            // Down before the program goes: past it the host's stack would get
+            // back what it sent to pods, and send it again until its TTL is spent.
+            host.steps.push(Step::Up(link.index));
+            self.host = Some(host);
+            redirected?;
+        }
         self.host_port.bring_up()?;
         Ok(())
     }
 
-    /// Socket, worker, maps, program, in this order: the socket's FILL ring is
-    /// full before the first frame comes, and the program knows the port
-    /// before it sees one.
-    fn plug(&mut self, port: NewPort<'_>) -> Result<Wired, NodeError> {
+    /// Socket and worker, before [`Wiring::redirect`]: the socket's FILL ring
+    /// is full before the first frame comes.
+    fn open(&mut self, port: NewPort<'_>) -> Result<Wired, NodeError> {
         let device = Device {
             name: &port.link.name,
             index: port.link.index,
@@ -256,22 +340,16 @@ impl Wiring {
             addresses: port.addresses,
             gateways: port.gateways,
         })?;
-        let mut wired = Wired {
+        Ok(Wired {
             id: port.id,
             index: port.link.index,
             counters,
             socket,
             steps: vec![Step::Worker(port.id)],
-        };
-        match self.redirect(&mut wired, port.link) {
-            Ok(()) => Ok(wired),
-            Err(error) => {
-                self.undo(wired.steps);
-                Err(error)
-            }
-        }
+        })
     }
 
+    /// Maps, then program: the program knows the port before it sees a frame.
     fn redirect(&mut self, wired: &mut Wired, link: &Link) -> Result<(), NodeError> {
         let slot = wired.id.slot;
         self.program.set_port(link.index, slot)?;
@@ -308,7 +386,7 @@ impl Wiring {
         Ok(())
     }
 
-    /// Removes the pins of interfaces that are gone.
+    /// Removes the pins of interfaces that are gone: dead files.
     fn prune(&self) -> Result<(), NodeError> {
         let links = self.netlink.links()?;
         self.program
@@ -322,40 +400,16 @@ pub(super) fn chunks(max_ports: u16) -> u32 {
     (u32::from(max_ports) + 1) * FILL_DEPTH + IN_FLIGHT_CHUNKS
 }
 
+/// A daemon that ends leaves all of it to the next one; only a host port made
+/// for a start that failed goes.
 impl Drop for Wiring {
     fn drop(&mut self) {
+        if self.host_port.is_kept() {
+            return;
+        }
         if let Some(host) = self.host.take() {
             self.undo(host.steps);
         }
-        if let Err(error) = self.prune() {
-            tracing::warn!(%error, "could not remove the pins of vanished interfaces");
-        }
-    }
-}
-
-/// A live daemon of this namespace, whatever its folder, has a socket on its
-/// host port: the pair must not be made anew under its feet.
-fn refuse_a_second_daemon(
-    netlink: &Netlink,
-    features: Features,
-    umem: &'static Umem,
-    pool: &mut FramePool,
-) -> Result<(), NodeError> {
-    HostPort::check_names(netlink)?;
-    let Some(link) = netlink.link(DATAPLANE_INTERFACE)? else {
-        return Ok(());
-    };
-    let device = Device {
-        name: &link.name,
-        index: link.index,
-    };
-    match Xsk::open(umem, &device, features, None) {
-        Ok(socket) => {
-            pool.reclaim(socket.close());
-            Ok(())
-        }
-        Err(error) if error.cause().raw_os_error() == Some(libc::EBUSY) => Err(NodeError::Running),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -79,6 +80,20 @@ impl Pins {
             }
         }
         Ok(())
+    }
+
+    /// Removes all pins of a file system that may not be there.
+    pub(super) fn clear(root: &Path) -> Result<(), ProgramError> {
+        let kind = match statfs(root) {
+            Err(Errno::ENOENT) => return Ok(()),
+            kind => kind.map_err(|errno| failed("look at", root, errno.into()))?,
+        };
+        if kind.filesystem_type() != BPF_FS_MAGIC {
+            return fs::remove_dir(root).map_err(|cause| failed("remove", root, cause));
+        }
+        let pins = Self::open(root)?;
+        // What cannot be removed is reported; dropping unmounts the rest.
+        pins.prune(|_| false)
     }
 
     /// Unmounts the file system if no pin is left.

@@ -1,0 +1,74 @@
+//! What daemons and plugins leave on a node, removed.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use sluice_control::DataplaneSettings;
+use sluice_link::{LinkError, Netlink};
+
+use crate::host_port::{HOST_INTERFACE, HostPort};
+use crate::journal::Journal;
+use crate::masquerade::Masquerade;
+use crate::node::{self, NodeError};
+use crate::program;
+use crate::server::{FolderLock, ServerError};
+
+/// Why nothing is removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemainsError {
+    /// A daemon runs with this folder, or the folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] ServerError),
+    /// A daemon runs in this namespace, or the kernel does not say.
+    #[error(transparent)]
+    Node(#[from] Box<NodeError>),
+    /// The kernel does not answer.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Removes pods' interfaces, the host port with its routes, the masquerading
+/// rules, pins, journal, socket and lock, in the calling thread's namespace and
+/// in this folder; goes on after a failure. Interfaces go before pins: no frame
+/// passes one without the program. Answers what could not be removed.
+///
+/// Forwarding stays on: others may rely on it by now.
+///
+/// # Errors
+/// A daemon runs in this namespace or with this folder; nothing is removed.
+pub fn remove(settings: &DataplaneSettings) -> Result<Vec<String>, RemainsError> {
+    let lock = FolderLock::take(&settings.socket())?;
+    let netlink = Netlink::new()?;
+    node::check_alone(&netlink).map_err(Box::new)?;
+    let mut failures = Vec::new();
+    let mut note = |result: Result<(), NodeError>| {
+        failures.extend(result.err().map(|error| error.to_string()));
+    };
+    note(remove_interfaces(&netlink));
+    note(Masquerade::default().apply().map_err(NodeError::from));
+    note(program::remove_pins(&settings.bpffs()).map_err(NodeError::from));
+    note(Journal::clear(&settings.journal()).map_err(NodeError::from));
+    failures.extend(remove_file(&settings.socket()));
+    failures.extend(lock.remove());
+    Ok(failures)
+}
+
+fn remove_interfaces(netlink: &Netlink) -> Result<(), NodeError> {
+    for link in netlink.links()?.iter().filter(|link| node::is_pods(link)) {
+        netlink.delete_link(&link.name)?;
+    }
+    if HostPort::find(netlink)?.is_some() {
+        netlink.delete_link(HOST_INTERFACE)?;
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Option<String> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Some(format!("remove {}: {error}", path.display()))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,25 @@
+//! `sluiced reset`: no trace of Sluice is left on the node.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use nix::unistd::Uid;
+use sluice_dataplane::remains;
+
+use crate::cli::ResetArgs;
+use crate::conflist;
+
+/// Removes everything, and says what could not be removed.
+pub(crate) fn reset(arguments: &ResetArgs) -> Result<ExitCode, Box<dyn Error>> {
+    if !Uid::effective().is_root() {
+        return Err("run it as root: it removes interfaces, rules and mounts".into());
+    }
+    let failures = remains::remove(&conflist::settings(&arguments.settings)?)?;
+    for failure in &failures {
+        eprintln!("sluiced: {failure}");
+    }
+    if failures.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}
