@@ -9,6 +9,7 @@ mod malformed;
 mod many;
 mod mtu;
 mod reach;
+mod restart;
 mod settings;
 mod spoofing;
 mod userspace;

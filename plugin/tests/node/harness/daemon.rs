@@ -86,6 +86,12 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Ends it without a chance to do anything, and waits for its end.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Ends it as a service manager does, and waits for its end.
     pub(crate) fn stop(mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::socket;
 
-use super::{PATIENCE, Space};
+use super::{PATIENCE, Space, wait_until};
 
 /// Bytes that look random and are the same for the same seed (splitmix64).
 pub(crate) struct Pattern(pub(crate) u64);
@@ -237,6 +237,16 @@ impl Flow {
             rounds,
             thread,
         }
+    }
+
+    /// Waits until it has got on, and fails if anything was lost or changed.
+    #[track_caller]
+    pub(crate) fn goes_on(&self) {
+        let before = self.rounds.load(Ordering::Relaxed);
+        wait_until("the flow goes on", || {
+            assert!(!self.thread.is_finished(), "the flow has ended");
+            (self.rounds.load(Ordering::Relaxed) > before + 1).then_some(())
+        });
     }
 
     /// Ends it, and fails if anything was lost or changed. Returns the rounds.

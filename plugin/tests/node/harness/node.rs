@@ -240,6 +240,17 @@ impl Node {
         self.daemon.as_ref().expect("a daemon").signal(signal);
     }
 
+    /// Kills the daemon: SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.daemon.take().expect("a daemon").kill();
+    }
+
+    /// Starts a daemon where there was one.
+    pub(crate) fn restart(&mut self) {
+        let (daemon, _) = Daemon::start(&self.site.node, &self.conflist(), &self.client);
+        self.daemon = Some(daemon);
+    }
+
     /// Ends the daemon as a service manager does.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.daemon.take().expect("a daemon").stop()
