@@ -35,7 +35,7 @@ pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
         check.result(path),
         check.pod(&netns, path),
         check.host(),
-        check.daemon(&Client::new(&network.socket())),
+        check.daemon(&Client::new(&network.socket()), &netns),
         Ipam::find(network, &args.path).and_then(|ipam| ipam.check()),
     ];
     Error::all(steps)
@@ -127,8 +127,9 @@ impl Check {
         Ok(())
     }
 
-    /// The daemon serves it, under the same addresses.
-    fn daemon(&self, client: &Client) -> Result<(), Error> {
+    /// The daemon serves it, under the same addresses and with the MTU that
+    /// both ends have: what an end does not take is lost without a word.
+    fn daemon(&self, client: &Client, netns: &Netns) -> Result<(), Error> {
         let attachments = client.attachments(&self.id.network)?;
         let Some(served) = attachments.into_iter().find(|a| a.id == self.id) else {
             return self.differs("the daemon does not serve it".into());
@@ -145,6 +146,20 @@ impl Check {
                 list(&daemons),
                 list(&ours)
             ));
+        }
+        let ends = [
+            (Netlink::in_netns(netns)?, &self.id.ifname),
+            (Netlink::new()?, &self.host_ifname),
+        ];
+        for (netlink, name) in ends {
+            let link = netlink.link(name)?;
+            if let Some(link) = link.filter(|link| link.mtu != served.mtu) {
+                let (is, serves) = (link.mtu, served.mtu);
+                return self.differs(format!(
+                    "{name} has the MTU {is}, but the daemon serves it with {serves}; \
+                     only the key localMtu may set it"
+                ));
+            }
         }
         Ok(())
     }

@@ -45,6 +45,8 @@ fn a_change_in_the_kernel_is_noticed() {
             "eth0 has the MAC address 02:",
         ),
         (true, "ip link set END down", "eth0 is down"),
+        (true, "ip link set END mtu 1400", "eth0 has the MTU 1400"),
+        (false, "ip link set END mtu 1400", "has the MTU 1400"),
         (false, "ip link set END down", "is down"),
         (
             false,
