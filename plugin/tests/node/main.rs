@@ -2,9 +2,11 @@
 
 mod harness;
 
+mod chain;
 mod checksums;
 mod control;
 mod failure;
+mod hostports;
 mod malformed;
 mod many;
 mod mtu;

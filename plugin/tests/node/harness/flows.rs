@@ -47,7 +47,11 @@ pub(crate) struct Echo {
 impl Echo {
     /// A TCP server in `space` on a port of its own.
     pub(crate) fn tcp(space: &Space, address: IpAddr) -> Self {
-        let listener = space.in_netns(|| TcpListener::bind((address, 0))).unwrap();
+        Self::tcp_at(space, (address, 0).into())
+    }
+
+    pub(crate) fn tcp_at(space: &Space, address: SocketAddr) -> Self {
+        let listener = space.in_netns(|| TcpListener::bind(address)).unwrap();
         let peers = Arc::<Mutex<Vec<IpAddr>>>::default();
         let seen = peers.clone();
         let handle = listener.try_clone().unwrap();
@@ -69,7 +73,11 @@ impl Echo {
 
     /// A UDP server in `space` on a port of its own.
     pub(crate) fn udp(space: &Space, address: IpAddr) -> Self {
-        let server = space.in_netns(|| UdpSocket::bind((address, 0))).unwrap();
+        Self::udp_at(space, (address, 0).into())
+    }
+
+    pub(crate) fn udp_at(space: &Space, address: SocketAddr) -> Self {
+        let server = space.in_netns(|| UdpSocket::bind(address)).unwrap();
         server
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();

@@ -3,6 +3,7 @@
 mod daemon;
 pub(crate) mod flows;
 pub(crate) mod frames;
+mod list;
 mod node;
 mod pod;
 mod runtime;
@@ -12,6 +13,7 @@ mod space;
 mod wait;
 pub(crate) mod wire;
 
+pub(crate) use list::{Container, List, all_ok};
 pub(crate) use node::{Counters, Node, Options};
 pub(crate) use pod::Pod;
 pub(crate) use runtime::Network;

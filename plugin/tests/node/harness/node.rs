@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::daemon::{self, Daemon};
 use super::runtime::{Answer, Runtime};
-use super::{Network, Pod, Site, Space, wait_until};
+use super::{Container, List, Network, Pod, Site, Space, wait_until};
 
 /// The largest MTU of a node without multi-buffer.
 const MAX_MTU_SINGLE: u32 = 3498;
@@ -161,14 +161,38 @@ impl Node {
         pod_network(&self.dir, self.max_ports, name, subnets)
     }
 
+    /// Where tests put plugins of their own.
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.dir().join("plugins")
+    }
+
+    /// The dual-stack network with other plugins chained behind ours.
+    pub(crate) fn chain(&self, others: &[Value]) -> List {
+        let mut conflist = self.pods().conflist();
+        let plugins = conflist["plugins"].as_array_mut().unwrap();
+        plugins.extend_from_slice(others);
+        List::new(conflist, self.runtime())
+    }
+
     pub(crate) fn runtime(&self) -> Runtime {
-        Runtime::new(self.space())
+        Runtime::new(self.space(), self.plugins())
     }
 
     /// Adds a dual-stack pod.
     #[track_caller]
     pub(crate) fn add(&self, name: &str) -> Pod {
         self.add_to(&self.pods(), name)
+    }
+
+    /// Adds a pod by a list, with something to say to plugins with a capability.
+    #[track_caller]
+    pub(crate) fn add_by(&self, list: &List, name: &str, arguments: &[(&str, Value)]) -> Pod {
+        let space = self.site.space(name);
+        let mut container = Container::new(&space, name, "eth0");
+        for (capability, argument) in arguments {
+            container = container.with(capability, argument.clone());
+        }
+        Pod::join(space, container, list.clone())
     }
 
     #[track_caller]
@@ -238,6 +262,11 @@ impl Node {
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.daemon.as_ref().expect("a daemon").signal(signal);
+    }
+
+    /// What the daemon has said.
+    pub(crate) fn log(&self) -> String {
+        self.daemon.as_ref().expect("a daemon").log()
     }
 
     /// Kills the daemon: SIGKILL.

@@ -5,16 +5,15 @@ use std::ops::Deref;
 
 use serde_json::Value;
 
-use super::runtime::Runtime;
-use super::{Network, Space};
+use super::runtime::{Answer, Runtime};
+use super::{Container, List, Network, Space, all_ok};
 
 /// An attached pod; a [`Space`] to run things in.
 #[derive(Debug)]
 pub(crate) struct Pod {
     space: Space,
-    id: String,
-    network: Network,
-    runtime: Runtime,
+    container: Container,
+    list: List,
     /// What ADD answered.
     result: Value,
 }
@@ -37,21 +36,29 @@ impl Deref for Pod {
 }
 
 impl Pod {
+    /// Adds eth0 to the network of our plugin alone.
     #[track_caller]
     pub(crate) fn add(space: Space, id: &str, network: &Network, runtime: &Runtime) -> Self {
-        let result = runtime.run("ADD", id, &space.path(), network).ok();
+        let container = Container::new(&space, id, "eth0");
+        let list = List::new(network.conflist(), runtime.clone());
+        Self::join(space, container, list)
+    }
+
+    /// Adds an interface to the network of a list.
+    #[track_caller]
+    pub(crate) fn join(space: Space, container: Container, list: List) -> Self {
+        let result = list.add(&container).ok();
         Self {
             space,
-            id: id.to_owned(),
-            network: network.clone(),
-            runtime: runtime.clone(),
+            container,
+            list,
             result,
         }
     }
 
     /// The container's ID.
     pub(crate) fn id(&self) -> &str {
-        &self.id
+        self.container.id()
     }
 
     /// What ADD answered.
@@ -134,9 +141,12 @@ impl Pod {
     /// DEL alone.
     #[track_caller]
     pub(crate) fn detach(&self) {
-        self.runtime
-            .run("DEL", &self.id, &self.space.path(), &self.network)
-            .ok();
+        all_ok(self.list.del(&self.container, Some(&self.result)));
+    }
+
+    /// CHECK: the plugins' answers, up to the first failure.
+    pub(crate) fn check(&self) -> Vec<Answer> {
+        self.list.check(&self.container, &self.result)
     }
 }
 

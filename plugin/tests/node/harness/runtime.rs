@@ -1,5 +1,6 @@
 //! What a container runtime does: it runs the plugin.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -34,8 +35,8 @@ impl Network {
 /// What the plugin answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    success: bool,
-    stdout: Value,
+    pub(crate) success: bool,
+    pub(super) stdout: Value,
     /// Shown when an expectation is not met.
     #[expect(dead_code, reason = "read by Debug")]
     stderr: String,
@@ -60,41 +61,95 @@ impl Answer {
     }
 }
 
-/// Runs the plugin on a node.
+/// One operation on one attachment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) verb: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) netns: &'a Path,
+    pub(crate) ifname: &'a str,
+}
+
+impl<'a> Call<'a> {
+    /// An operation on a network as a whole.
+    pub(crate) fn of_no_container(verb: &'a str) -> Self {
+        Self {
+            verb,
+            id: "",
+            netns: Path::new(""),
+            ifname: "",
+        }
+    }
+
+    /// What is not to be said is left unset.
+    fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        let all = [
+            ("CNI_COMMAND", self.verb.as_ref()),
+            ("CNI_CONTAINERID", self.id.as_ref()),
+            ("CNI_NETNS", self.netns.as_os_str()),
+            ("CNI_IFNAME", self.ifname.as_ref()),
+        ];
+        all.into_iter()
+            .filter(|(_, value): &(_, &OsStr)| !value.is_empty())
+    }
+}
+
+/// Runs plugins on a node.
 #[derive(Debug, Clone)]
 pub(crate) struct Runtime {
     netns: PathBuf,
+    /// Where plugins are looked for: CNI_PATH.
+    folders: Vec<PathBuf>,
 }
 
 impl Runtime {
-    pub(crate) fn new(node: &Space) -> Self {
-        Self { netns: node.path() }
+    /// A runtime that finds a test's own plugins in `folder`, beside the
+    /// reference plugins and ours.
+    pub(crate) fn new(node: &Space, folder: PathBuf) -> Self {
+        let reference = std::env::var_os("SLUICE_TEST_CNI_PATH");
+        let ours = Path::new(env!("CARGO_BIN_EXE_sluice")).parent().unwrap();
+        Self {
+            netns: node.path(),
+            folders: vec![
+                reference.map_or_else(|| "/usr/lib/cni".into(), PathBuf::from),
+                ours.to_owned(),
+                folder,
+            ],
+        }
     }
 
-    /// An operation on eth0 of a container in the namespace at `netns`.
+    /// An operation of our plugin on eth0 of a container in the namespace at `netns`.
     pub(crate) fn run(&self, verb: &str, id: &str, netns: &Path, network: &Network) -> Answer {
+        let call = Call {
+            verb,
+            id,
+            netns,
+            ifname: "eth0",
+        };
+        self.call(&call, &network.0)
+    }
+
+    /// An operation of the plugin that `configuration` is for.
+    pub(crate) fn call(&self, call: &Call<'_>, configuration: &Value) -> Answer {
+        let plugin = configuration["type"].as_str().unwrap();
+        let mut files = self.folders.iter().map(|folder| folder.join(plugin));
+        let executable = files.find(|file| file.is_file());
+        let executable = executable.unwrap_or_else(|| panic!("no {plugin} in {:?}", self.folders));
         let mut child = std::process::Command::new("nsenter")
             .arg(format!("--net={}", self.netns.display()))
-            .arg(env!("CARGO_BIN_EXE_sluice"))
+            .arg(executable)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", id)
-            .env("CNI_NETNS", netns)
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", cni_path())
+            .envs(call.variables())
+            .env("CNI_PATH", std::env::join_paths(&self.folders).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let stdin = network.0.to_string();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(stdin.as_bytes())
-            .unwrap();
+        let request = configuration.to_string();
+        // VERSION needs no input, and may be answered before it is written.
+        let _ = child.stdin.take().unwrap().write_all(request.as_bytes());
         let output = child.wait_with_output().unwrap();
         let stdout = String::from_utf8(output.stdout).unwrap();
         Answer {
@@ -106,12 +161,4 @@ impl Runtime {
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
-}
-
-/// Where the reference plugins are, and ours.
-fn cni_path() -> String {
-    let reference =
-        std::env::var("SLUICE_TEST_CNI_PATH").unwrap_or_else(|_| "/usr/lib/cni".to_owned());
-    let ours = Path::new(env!("CARGO_BIN_EXE_sluice")).parent().unwrap();
-    format!("{reference}:{}", ours.display())
 }

@@ -17,7 +17,7 @@ pub(crate) const BEYOND4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 pub(crate) const BEYOND6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x9, 0, 0, 0, 0, 9));
 
 /// What the suite runs, and the Debian package it comes in.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("ss", "iproute2"),
@@ -27,6 +27,10 @@ const TOOLS: [(&str, &str); 9] = [
     ("ping", "iputils-ping"),
     ("ethtool", "ethtool"),
     ("traceroute", "traceroute"),
+    ("iptables", "iptables"),
+    ("ip6tables", "iptables"),
+    ("tc", "iproute2"),
+    ("jq", "jq"),
 ];
 
 /// A node's namespace `node` with its uplink `up0`, and the host `outside` at
