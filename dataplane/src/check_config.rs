@@ -15,8 +15,9 @@ use sluice_dataplane::node::memory_bytes;
 use sluice_dataplane::probe::{self, Report, State};
 use sluice_link::{Netlink, sysctl};
 
+use crate::chained;
 use crate::cli::CheckConfigArgs;
-use crate::conflist;
+use crate::conflist::{self, Conflist};
 
 /// One line of the answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,8 +89,8 @@ fn check_settings(
     arguments: &CheckConfigArgs,
     findings: &mut Vec<Finding>,
 ) -> Option<DataplaneSettings> {
-    let settings = match conflist::settings(&arguments.settings) {
-        Ok(settings) => settings,
+    let Conflist { settings, chained } = match conflist::read(&arguments.settings) {
+        Ok(conflist) => conflist,
         Err(error) => {
             findings.push(Finding::problem(error.to_string()));
             return None;
@@ -110,6 +111,7 @@ fn check_settings(
         ))),
         _ => {}
     }
+    findings.extend(chained::notes(&chained).into_iter().map(Finding::note));
     Some(settings)
 }
 

@@ -1,4 +1,5 @@
-//! The daemon's settings, from the CNI configuration that the plugin reads too.
+//! The CNI configuration that the plugin reads too: the daemon's settings, and
+//! what is chained behind the plugin.
 
 use std::fs;
 use std::io;
@@ -34,45 +35,60 @@ pub(crate) enum ConflistError {
     Invalid(#[from] InvalidSettings),
 }
 
-/// The settings that these arguments name, checked.
-pub(crate) fn settings(arguments: &SettingsArgs) -> Result<DataplaneSettings, ConflistError> {
-    let mut settings = match &arguments.conflist {
-        None => DataplaneSettings::default(),
-        Some(path) => read(path)?,
-    };
-    if let Some(run_dir) = &arguments.run_dir {
-        settings.run_dir.clone_from(run_dir);
-    }
-    settings.validate()?;
-    Ok(settings)
+/// What the daemon needs of a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Conflist {
+    pub(crate) settings: DataplaneSettings,
+    /// The plugins behind ours in the list, each as configured.
+    pub(crate) chained: Vec<Value>,
 }
 
-fn read(path: &Path) -> Result<DataplaneSettings, ConflistError> {
+/// Reads the configuration that these arguments name, and checks the settings.
+pub(crate) fn read(arguments: &SettingsArgs) -> Result<Conflist, ConflistError> {
+    let mut conflist = match &arguments.conflist {
+        None => Conflist::default(),
+        Some(path) => read_file(path)?,
+    };
+    if let Some(run_dir) = &arguments.run_dir {
+        conflist.settings.run_dir.clone_from(run_dir);
+    }
+    conflist.settings.validate()?;
+    Ok(conflist)
+}
+
+fn read_file(path: &Path) -> Result<Conflist, ConflistError> {
     let text = fs::read(path).map_err(|cause| ConflistError::Read {
         path: path.to_owned(),
         cause,
     })?;
-    let configuration = serde_json::from_slice(&text).map_err(|cause| ConflistError::Json {
+    let configuration: Value =
+        serde_json::from_slice(&text).map_err(|cause| ConflistError::Json {
+            path: path.to_owned(),
+            cause,
+        })?;
+    let mut plugins = plugins(configuration).into_iter();
+    let ours = plugins.find(|plugin| plugin["type"] == TYPE);
+    let ours = ours.ok_or_else(|| ConflistError::NoSluice {
         path: path.to_owned(),
-        cause,
     })?;
-    let plugin = find_plugin(&configuration).ok_or_else(|| ConflistError::NoSluice {
-        path: path.to_owned(),
-    })?;
-    match plugin.get("dataplane") {
-        None => Ok(DataplaneSettings::default()),
+    let settings = match ours.get("dataplane") {
+        None => DataplaneSettings::default(),
         Some(dataplane) => {
-            serde_json::from_value(dataplane.clone()).map_err(ConflistError::Settings)
+            serde_json::from_value(dataplane.clone()).map_err(ConflistError::Settings)?
         }
-    }
+    };
+    Ok(Conflist {
+        settings,
+        chained: plugins.collect(),
+    })
 }
 
 /// A conflist has a list of plugins, a conf is one plugin's object.
-fn find_plugin(configuration: &Value) -> Option<&Value> {
-    let is_ours = |plugin: &&Value| plugin["type"] == TYPE;
-    match configuration.get("plugins") {
-        Some(plugins) => plugins.as_array()?.iter().find(is_ours),
-        None => Some(configuration).filter(is_ours),
+fn plugins(mut configuration: Value) -> Vec<Value> {
+    match configuration.get_mut("plugins").map(Value::take) {
+        Some(Value::Array(plugins)) => plugins,
+        Some(_) => vec![],
+        None => vec![configuration],
     }
 }
 
@@ -80,13 +96,17 @@ fn find_plugin(configuration: &Value) -> Option<&Value> {
 mod tests {
     use super::*;
 
-    fn settings_of(json: &str) -> Result<DataplaneSettings, ConflistError> {
+    fn conflist_of(json: &str) -> Result<Conflist, ConflistError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), json).unwrap();
-        settings(&SettingsArgs {
+        read(&SettingsArgs {
             conflist: Some(file.path().to_owned()),
             run_dir: None,
         })
+    }
+
+    fn settings_of(json: &str) -> Result<DataplaneSettings, ConflistError> {
+        conflist_of(json).map(|conflist| conflist.settings)
     }
 
     #[test]
@@ -103,12 +123,23 @@ mod tests {
     }
 
     #[test]
+    fn plugins_behind_ours_are_chained_and_those_before_are_not() {
+        let conflist = conflist_of(
+            r#"{"plugins": [{"type": "before"}, {"type": "sluice"}, {"type": "behind"}]}"#,
+        );
+        assert_eq!(
+            conflist.unwrap().chained,
+            [serde_json::json!({"type": "behind"})]
+        );
+    }
+
+    #[test]
     fn the_run_dir_of_the_command_line_wins() {
-        let settings = settings(&SettingsArgs {
+        let conflist = read(&SettingsArgs {
             conflist: None,
             run_dir: Some("/run/other".into()),
         });
-        assert_eq!(settings.unwrap().run_dir, Path::new("/run/other"));
+        assert_eq!(conflist.unwrap().settings.run_dir, Path::new("/run/other"));
     }
 
     #[test]

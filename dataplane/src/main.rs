@@ -1,5 +1,6 @@
 //! `sluiced`: the node's dataplane, and the commands that look at it.
 
+mod chained;
 mod check_config;
 mod cli;
 mod conflist;

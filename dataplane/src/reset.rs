@@ -14,7 +14,7 @@ pub(crate) fn reset(arguments: &ResetArgs) -> Result<ExitCode, Box<dyn Error>> {
     if !Uid::effective().is_root() {
         return Err("run it as root: it removes interfaces, rules and mounts".into());
     }
-    let failures = remains::remove(&conflist::settings(&arguments.settings)?)?;
+    let failures = remains::remove(&conflist::read(&arguments.settings)?.settings)?;
     for failure in &failures {
         eprintln!("sluiced: {failure}");
     }

@@ -10,8 +10,9 @@ use sluice_dataplane::node::Node;
 use sluice_dataplane::server::Server;
 use tracing::Level;
 
+use crate::chained;
 use crate::cli::{LogLevel, RunArgs};
-use crate::conflist;
+use crate::conflist::{self, Conflist};
 use crate::signals::Signals;
 
 /// How often the daemon looks whether its worker is alive, and for pods whose
@@ -24,7 +25,10 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     if !Uid::effective().is_root() {
         return Err("run it as root: it needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and more".into());
     }
-    let settings = conflist::settings(&arguments.settings)?;
+    let Conflist { settings, chained } = conflist::read(&arguments.settings)?;
+    for note in chained::notes(&chained) {
+        tracing::warn!("{note}");
+    }
     let signals = Signals::block()?;
     // First: its lock on the folder keeps a second daemon from touching the
     // first one's pins and host port. Clients may connect and wait.

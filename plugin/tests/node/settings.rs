@@ -1,7 +1,10 @@
 //! What the daemon does to the node, and what it finds wrong with it.
 
+use std::fs;
 use std::path::Path;
 use std::process::Output;
+
+use serde_json::json;
 
 use crate::harness::flows::{Echo, check_tcp};
 use crate::harness::frames::Ends;
@@ -121,6 +124,24 @@ fn a_forward_policy_of_drop_is_reported() {
 }
 
 #[test]
+fn what_chained_plugins_cannot_do_is_said() {
+    let mut node = Node::start(&Options::default());
+    let chain = ["tuning", "bandwidth"].map(|plugin| json!({"type": plugin, "mtu": 1400}));
+    let chain = node.chain(&chain).configuration;
+    fs::write(node.conflist(), chain.to_string()).unwrap();
+    let check = format!("check-config --conflist {}", node.conflist().display());
+    let checked = node.sluiced(&check);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
+    assert!(node.stop().success());
+    node.restart();
+    for needle in ["bandwidth has no effect", "remove its key \"mtu\""] {
+        assert!(text(&checked).contains(needle), "{}", text(&checked));
+        assert!(node.log().contains(needle), "{}", node.log());
+    }
+    node.finish();
+}
+
+#[test]
 fn a_reset_leaves_nothing_of_the_daemon() {
     let site = Site::new();
     let bare = site.node.links();
@@ -192,7 +213,7 @@ fn a_clean_exit_with_pods_leaves_their_interfaces_shut() {
 }
 
 fn is_mounted(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     mounts
         .lines()
         .any(|line| line.contains(path.to_str().unwrap()))
