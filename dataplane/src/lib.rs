@@ -39,4 +39,6 @@ pub mod program;
 #[cfg(feature = "daemon")]
 pub mod remains;
 #[cfg(feature = "daemon")]
+pub mod run_dir;
+#[cfg(feature = "daemon")]
 pub mod server;

@@ -12,14 +12,14 @@ use crate::journal::Journal;
 use crate::masquerade::Masquerade;
 use crate::node::{self, NodeError};
 use crate::program;
-use crate::server::{FolderLock, ServerError};
+use crate::run_dir::{FolderError, RunDirLock};
 
 /// Why nothing is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemainsError {
     /// A daemon runs with this folder, or the folder cannot be used.
     #[error(transparent)]
-    Folder(#[from] ServerError),
+    Folder(#[from] FolderError),
     /// A daemon runs in this namespace, or the kernel does not say.
     #[error(transparent)]
     Node(#[from] Box<NodeError>),
@@ -38,7 +38,7 @@ pub enum RemainsError {
 /// # Errors
 /// A daemon runs in this namespace or with this folder; nothing is removed.
 pub fn remove(settings: &DataplaneSettings) -> Result<Vec<String>, RemainsError> {
-    let lock = FolderLock::take(&settings.socket())?;
+    let lock = RunDirLock::take(&settings.run_dir)?;
     let netlink = Netlink::new()?;
     node::check_alone(&netlink).map_err(Box::new)?;
     let mut failures = Vec::new();

@@ -9,10 +9,10 @@ mod connection;
 mod request;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use nix::sys::socket::{
 use nix::unistd::Uid;
 use sluice_control::{Request, Response};
 
+use crate::run_dir::{FolderError, RunDirLock};
 use connection::{Connection, Progress};
 
 /// Connections open at a time.
@@ -34,9 +35,6 @@ pub const MAX_REQUEST_BYTES: usize = 64 << 10;
 /// Time to send a request, and again to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The file in the daemon's folder that is locked.
-const LOCK: &str = "sluiced.lock";
-
 const LISTENER: Token = Token(0);
 const WATCHED: Token = Token(1);
 const FIRST_CONNECTION: usize = 2;
@@ -44,18 +42,10 @@ const FIRST_CONNECTION: usize = 2;
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// A live daemon serves this folder.
-    #[error(
-        "serve the control socket {}: another sluiced runs with this folder; \
-         stop it first", .0.display()
-    )]
-    Running(PathBuf),
-    /// Others could put their own socket in the place of ours.
-    #[error(
-        "use the folder {}: it must belong to the user that runs sluiced, and nobody else may \
-         write to it (chown, chmod go-w)", .0.display()
-    )]
-    Unsafe(PathBuf),
+    /// The socket's folder has another daemon, or is not ours alone: others
+    /// could put their own socket in the place of ours.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// Something that is not a socket has the socket's name.
     #[error("serve the control socket {}: the file there is not a socket; remove it", .0.display())]
     NotASocket(PathBuf),
@@ -76,7 +66,7 @@ pub enum ServerError {
 pub struct Server {
     path: PathBuf,
     /// A second daemon must not take over the socket and the pins.
-    _folder: FolderLock,
+    _folder: RunDirLock,
     poll: Poll,
     listener: UnixListener,
     /// By number, which counts up: the first is the oldest.
@@ -102,7 +92,7 @@ impl Server {
                 cause,
             }
         };
-        let folder = FolderLock::take(path)?;
+        let folder = RunDirLock::take(path.parent().unwrap_or(Path::new("/")))?;
         match fs::symlink_metadata(path) {
             Ok(file) if !file.file_type().is_socket() => {
                 return Err(ServerError::NotASocket(path.to_owned()));
@@ -266,80 +256,6 @@ impl Drop for Server {
 #[must_use]
 pub fn may_control(peer_uid: u32, own_uid: u32) -> bool {
     peer_uid == 0 || peer_uid == own_uid
-}
-
-/// The daemon's folder, locked as long as this lives. The lock goes with the
-/// process, whatever its end.
-#[derive(Debug)]
-pub struct FolderLock {
-    _file: File,
-    folder: PathBuf,
-}
-
-impl FolderLock {
-    /// Locks the folder of this socket; makes it if it is not there.
-    ///
-    /// # Errors
-    /// A live daemon has it, or others may write to it.
-    pub fn take(socket: &Path) -> Result<Self, ServerError> {
-        Ok(Self {
-            _file: lock_folder(socket)?,
-            folder: folder(socket).to_owned(),
-        })
-    }
-
-    /// Removes the lock's file, and the folder if nothing else is in it.
-    /// Answers what went wrong.
-    #[must_use]
-    pub fn remove(self) -> Option<String> {
-        let file = self.folder.join(LOCK);
-        if let Err(error) = fs::remove_file(&file) {
-            return Some(format!("remove {}: {error}", file.display()));
-        }
-        match fs::remove_dir(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
-                Some(format!("remove {}: {error}", self.folder.display()))
-            }
-            _ => None,
-        }
-    }
-}
-
-fn folder(socket: &Path) -> &Path {
-    socket.parent().unwrap_or(Path::new("/"))
-}
-
-fn lock_folder(socket: &Path) -> Result<File, ServerError> {
-    let path = folder(socket);
-    let system = |operation| {
-        move |cause| ServerError::System {
-            operation,
-            path: path.to_owned(),
-            cause,
-        }
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(system("create the folder"))?;
-    let folder = fs::metadata(path).map_err(system("look at the folder"))?;
-    if folder.uid() != Uid::effective().as_raw() || folder.mode() & 0o022 != 0 {
-        return Err(ServerError::Unsafe(path.to_owned()));
-    }
-    // Not the folder itself: whoever may open a file may lock it.
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path.join(LOCK))
-        .map_err(system("make the lock file in"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(ServerError::Running(socket.to_owned())),
-        Err(TryLockError::Error(cause)) => Err(system("lock the folder")(cause)),
-    }
 }
 
 /// Sets the mode between bind and listen: nobody can connect before listen.

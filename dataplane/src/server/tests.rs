@@ -226,7 +226,10 @@ fn a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not() {
     assert!(rig.path().exists());
     let server = Server::bind(&rig.path()).unwrap();
     let error = Server::bind(&rig.path()).unwrap_err();
-    assert!(matches!(error, ServerError::Running(_)), "{error}");
+    assert!(
+        matches!(error, ServerError::Folder(FolderError::Running(_))),
+        "{error}"
+    );
     drop(server);
 }
 
