@@ -20,6 +20,8 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
+use sluice_link::Link;
+
 use pins::Pins;
 
 /// The action for frames of a port without a socket (`enum xdp_action`).
@@ -144,23 +146,26 @@ impl PortProgram {
     /// dead daemon's program is still attached, ours takes its place at once:
     /// not a frame passes between the two.
     ///
+    /// `link` is the interface as the kernel has it now: a pin of its name may
+    /// hold the attachment to another, which was renamed.
+    ///
     /// # Errors
     /// A foreign program is there, the kernel refuses, or the pin fails; then
     /// nothing is attached but what was.
-    pub fn attach(&mut self, interface: &str, index: u32) -> Result<(), ProgramError> {
-        if let Some(link) = self.pins.get(interface)? {
-            match self.code.take_over(link) {
-                Ok(_) => return Ok(()),
-                // The interface went, and another came by its name.
-                Err(cause) if cause.raw_os_error() == Some(libc::ENOLINK) => {
-                    self.pins.remove(interface)?;
-                }
-                // The dead daemon's program stays and drops.
-                Err(cause) => return Err(refused(interface, cause)),
+    pub fn attach(&mut self, link: &Link) -> Result<(), ProgramError> {
+        let interface = &link.name;
+        if let Some(pin) = self.pins.get(interface)? {
+            if is_on(&pin, link) {
+                return match self.code.take_over(pin) {
+                    Ok(_) => Ok(()),
+                    // The dead daemon's program stays and drops.
+                    Err(cause) => Err(refused(interface, cause)),
+                };
             }
+            self.pins.remove(interface)?;
         }
-        let link = self.code.attach(interface, index)?;
-        self.pins.add(interface, link)
+        let pin = self.code.attach(interface, link.index)?;
+        self.pins.add(interface, pin)
     }
 
     /// Takes the program off an interface; does nothing where it is not on.
@@ -255,6 +260,13 @@ pub fn remove_pins(bpffs: &Path) -> Result<(), ProgramError> {
 pub fn try_attach(multi_buffer: bool, interface: &str, index: u32) -> Result<(), ProgramError> {
     Code::load(multi_buffer, 1)?.attach(interface, index)?;
     Ok(())
+}
+
+/// Whether it is this attachment that put the program on the interface: the
+/// kernel tells both's program, and aya not the attachment's interface.
+fn is_on(pin: &FdLink, link: &Link) -> bool {
+    let attached = pin.info().ok().map(|info| info.program_id());
+    attached.is_some() && attached == link.xdp_program
 }
 
 /// One program of the loaded object.

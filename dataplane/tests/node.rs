@@ -43,9 +43,9 @@ fn make_veth(netns: &TestNetns, mtu: u32) {
     });
 }
 
-fn index() -> u32 {
+fn link() -> Link {
     let link = Netlink::new().unwrap().link(INTERFACE).unwrap();
-    link.expect("the interface is there").index
+    link.expect("the interface is there")
 }
 
 fn load(folder: &Path, multi_buffer: bool) -> PortProgram {
@@ -69,7 +69,7 @@ fn the_program_is_pinned_and_comes_off_with_its_pin() {
     let folder = tempfile::tempdir().unwrap();
     netns.run(|| {
         let mut program = load(folder.path(), true);
-        program.attach(INTERFACE, index()).unwrap();
+        program.attach(&link()).unwrap();
         assert!(folder.path().join("bpf/links").join(INTERFACE).exists());
         assert!(program_on(&netns).is_some());
         program.detach(INTERFACE).unwrap();
@@ -85,12 +85,12 @@ fn a_dead_daemons_program_stays_and_is_replaced_in_place() {
     let folder = tempfile::tempdir().unwrap();
     netns.run(|| {
         let mut dead = load(folder.path(), true);
-        dead.attach(INTERFACE, index()).unwrap();
+        dead.attach(&link()).unwrap();
         drop(dead);
         let before = program_on(&netns).expect("the pin holds the program");
         let mut program = load(folder.path(), true);
         assert_eq!(program_on(&netns), Some(before));
-        program.attach(INTERFACE, index()).unwrap();
+        program.attach(&link()).unwrap();
         let after = program_on(&netns).expect("a program is on");
         assert_ne!(after, before);
         program.detach(INTERFACE).unwrap();
@@ -104,17 +104,36 @@ fn the_pin_of_a_vanished_interface_is_in_nobodys_way() {
     let pin = folder.path().join("bpf/links").join(INTERFACE);
     netns.run(|| {
         let mut program = load(folder.path(), true);
-        program.attach(INTERFACE, index()).unwrap();
+        program.attach(&link()).unwrap();
         netns.ip(&format!("link del {INTERFACE}"));
         assert!(pin.exists(), "the kernel leaves a dead file");
         make_veth(&netns, 1500);
-        program.attach(INTERFACE, index()).unwrap();
+        program.attach(&link()).unwrap();
         assert!(program_on(&netns).is_some());
         netns.ip(&format!("link del {INTERFACE}"));
         program.prune(|_| true).unwrap();
         assert!(pin.exists());
         program.prune(|name| name != INTERFACE).unwrap();
         assert!(!pin.exists());
+    });
+}
+
+/// The pin follows the interface it was made for, not the name.
+#[test]
+fn the_pin_of_a_renamed_interface_is_not_taken_for_anothers() {
+    let netns = netns_with_veth(1500);
+    let folder = tempfile::tempdir().unwrap();
+    netns.run(|| {
+        let mut dead = load(folder.path(), true);
+        dead.attach(&link()).unwrap();
+        drop(dead);
+        netns.ip(&format!("link set {INTERFACE} name slvother"));
+        netns.ip(&format!("link add {INTERFACE} numtxqueues 1 numrxqueues 1 type veth peer name peer2 numtxqueues 1 numrxqueues 1"));
+        let mut program = load(folder.path(), true);
+        program.attach(&link()).unwrap();
+        assert!(program_on(&netns).is_some());
+        program.detach(INTERFACE).unwrap();
+        wait_until("the program is off", || program_on(&netns).is_none());
     });
 }
 
@@ -130,7 +149,7 @@ fn a_foreign_program_is_left_alone() {
         let mut program = load(folder.path(), true);
         let mut refused = |by: &str| {
             let before = program_on(&netns).expect(by);
-            let error = program.attach(INTERFACE, index()).unwrap_err();
+            let error = program.attach(&link()).unwrap_err();
             assert!(
                 matches!(error, ProgramError::Foreign { .. }),
                 "{by}: {error}"
@@ -141,7 +160,7 @@ fn a_foreign_program_is_left_alone() {
 
         let foreign_folder = tempfile::tempdir().unwrap();
         let mut foreign = load(foreign_folder.path(), true);
-        foreign.attach(INTERFACE, index()).unwrap();
+        foreign.attach(&link()).unwrap();
         refused("a link");
         foreign.detach(INTERFACE).unwrap();
         wait_until("the link is off", || program_on(&netns).is_none());
@@ -173,7 +192,7 @@ fn the_kernel_refuses_what_one_buffer_cannot_hold() {
         let netns = netns_with_veth(mtu);
         netns.run(|| {
             let mut program = load(folder.path(), multi_buffer);
-            match program.attach(INTERFACE, index()) {
+            match program.attach(&link()) {
                 Ok(()) => assert!(taken, "MTU {mtu} was taken"),
                 Err(error) => {
                     assert!(!taken, "MTU {mtu}: {error}");

@@ -360,7 +360,7 @@ impl Wiring {
             .with_fd(|fd| program.set_socket(slot, fd))
             .ok_or_else(|| NodeError::SocketGone(link.name.clone()))??;
         wired.steps.push(Step::Socket(slot));
-        self.program.attach(&link.name, link.index)?;
+        self.program.attach(link)?;
         wired.steps.push(Step::Program(link.name.clone()));
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::Stream;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, LinkXdp,
+};
 use rtnetlink::{Error, LinkDelRequest, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::existed;
@@ -49,6 +51,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Id of the XDP program on it; `None` also if there are several.
+    pub xdp_program: Option<u32>,
 }
 
 impl Netlink {
@@ -180,15 +184,24 @@ impl From<LinkMessage> for Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            xdp_program: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Xdp(xdp) => link.xdp_program = xdp.iter().find_map(program_id),
                 _ => {}
             }
         }
         link
+    }
+}
+
+fn program_id(attribute: &LinkXdp) -> Option<u32> {
+    match attribute {
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
     }
 }
