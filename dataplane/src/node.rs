@@ -2,6 +2,7 @@
 
 mod alone;
 mod book;
+mod cut_off;
 mod restore;
 mod rows;
 mod wiring;
@@ -12,10 +13,10 @@ use std::rc::Rc;
 use serde::Serialize;
 use serde_json::Value;
 use sluice_control::{
-    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, Refusal,
-    Request, Response,
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, PodAddress,
+    Refusal, Request, Response,
 };
-use sluice_link::{Link, LinkError, Netlink};
+use sluice_link::{Link, LinkError, Netlink, Route};
 
 use crate::forwarding::{self, ForwardingError};
 use crate::host_port::{GATEWAY_MAC, HostPortError};
@@ -24,10 +25,12 @@ use crate::masquerade::MasqueradeError;
 use crate::port::PortId;
 use crate::probe::{self, Feature, ProbeError, Report};
 use crate::program::ProgramError;
+use crate::run_dir::FolderError;
 use crate::worker::WorkerError;
 use crate::xsk::{CHUNK_SIZE, XskError};
 
 use book::{Book, Entry};
+use cut_off::CutOff;
 use rows::PastDrops;
 use wiring::Wiring;
 
@@ -64,6 +67,9 @@ pub enum NodeError {
     /// The journal of attachments.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The journal's folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// Forwarding.
     #[error(transparent)]
     Forwarding(#[from] ForwardingError),
@@ -100,8 +106,7 @@ pub struct Node {
     wiring: Wiring,
     book: Book,
     journal: Journal,
-    /// In the journal, but not served.
-    stranded: Vec<Attachment>,
+    cut_off: Vec<CutOff>,
     past_drops: PastDrops,
 }
 
@@ -121,7 +126,7 @@ impl Node {
         let mut node = Self {
             book: Book::new(settings.max_ports),
             journal: Journal::open(&settings.journal())?,
-            stranded: Vec::new(),
+            cut_off: Vec::new(),
             past_drops: PastDrops::none(),
             settings,
             report,
@@ -195,10 +200,16 @@ impl Node {
         })
     }
 
-    /// What is attached to a network, or to any.
+    /// What is attached to a network, or to any; also what is cut off: GC must
+    /// find it.
     fn attachments(&self, network: Option<&str>) -> Vec<&Attachment> {
-        let entries = self.book.sorted().into_iter();
-        let all = entries.map(|entry| &entry.attachment);
+        let served = self.book.sorted().into_iter();
+        let served = served.map(|entry| &entry.attachment);
+        let cut_off = self
+            .cut_off
+            .iter()
+            .filter_map(|pod| pod.attachment.as_ref());
+        let all = served.chain(cut_off);
         all.filter(|attachment| network.is_none_or(|name| attachment.id.network == name))
             .collect()
     }
@@ -233,10 +244,13 @@ impl Node {
                 Err(about(ErrorCode::Conflict, message))
             };
         }
-        for error in self.release_stranded(&id) {
+        for error in self.release_cut_off(|pod| pod.is(&id)) {
             tracing::warn!(%id, %error, "could not let go of what was cut off");
         }
-        self.check_rivals(&attachment)
+        self.netlink
+            .routes()
+            .map_err(|error| error.to_string())
+            .and_then(|routes| self.check_rivals(&attachment, &routes))
             .map_err(|message| about(ErrorCode::Conflict, &message))?;
         if !self
             .wiring
@@ -257,11 +271,7 @@ impl Node {
             port = self.book.reserve();
         }
         let Some(port) = port else {
-            let message = format!(
-                "all {} ports are taken; raise dataplane.maxPorts and restart sluiced",
-                self.settings.max_ports
-            );
-            return Err(about(ErrorCode::Exhausted, &message));
+            return Err(about(ErrorCode::Exhausted, &self.is_full()));
         };
         // First the journal: a daemon that dies from here on is followed by one
         // that finds the pod, or its interface gone again.
@@ -280,6 +290,13 @@ impl Node {
                 Err(about(code(&error), &error.to_string()))
             }
         }
+    }
+
+    fn is_full(&self) -> String {
+        format!(
+            "all {} ports are taken; raise dataplane.maxPorts and restart sluiced",
+            self.settings.max_ports
+        )
     }
 
     /// What the attachment itself must fulfil on this node.
@@ -306,6 +323,9 @@ impl Node {
             tracing::info!(%id, "its interface is gone: detached");
             self.remove(&id);
         }
+        if !self.cut_off.is_empty() {
+            self.release_gone_cut_off(&self.netlink.links()?);
+        }
         Ok(())
     }
 
@@ -323,6 +343,7 @@ impl Node {
             tracing::info!(%id, "its interface is gone: detached");
             self.remove(&id);
         }
+        self.release_gone_cut_off(&links);
         Ok(())
     }
 
@@ -336,10 +357,22 @@ impl Node {
         Ok(None)
     }
 
-    /// An address or interface has one holder, and a gateway is no pod.
-    fn check_rivals(&self, wanted: &Attachment) -> Result<(), String> {
+    /// An address or interface has one holder, and a gateway is no pod. `routes`
+    /// are the host's.
+    fn check_rivals(&self, wanted: &Attachment, routes: &[Route]) -> Result<(), String> {
         if let Some((holder, claim)) = self.book.rival(wanted) {
             return Err(format!("the {claim} belongs to {}", holder.attachment.id));
+        }
+        if let Some((holder, claim)) = self
+            .cut_off
+            .iter()
+            .find_map(|pod| Some((pod, pod.claim(wanted)?)))
+        {
+            return Err(format!(
+                "the {claim} belongs to the pod of the interface {}, which an earlier daemon \
+                 served and this one does not; delete that pod first",
+                holder.interface
+            ));
         }
         for pod in &wanted.addresses {
             let address = pod.address.addr();
@@ -348,7 +381,7 @@ impl Node {
                     "the address {address} is a gateway of this node's pods"
                 ));
             }
-            self.check_is_no_ones_on_the_host(address, pod.gateway)?;
+            self.check_is_no_ones_on_the_host(pod, routes)?;
             if let Some(holder) = self.book.owner(pod.gateway) {
                 return Err(format!(
                     "the gateway {} is the address of {}",
@@ -360,18 +393,22 @@ impl Node {
     }
 
     /// The node itself must not lose an address or its router to a pod.
-    fn check_is_no_ones_on_the_host(&self, pod: IpAddr, gateway: IpAddr) -> Result<(), String> {
-        let text = |error: LinkError| error.to_string();
-        if self.netlink.delivers(pod).map_err(text)? {
+    fn check_is_no_ones_on_the_host(
+        &self,
+        pod: &PodAddress,
+        routes: &[Route],
+    ) -> Result<(), String> {
+        let (address, gateway) = (pod.address.addr(), pod.gateway);
+        let is_own = self.netlink.delivers(address);
+        if is_own.map_err(|error| error.to_string())? {
             return Err(format!(
-                "the address {pod} is this node's own; take it out of the IPAM range"
+                "the address {address} is this node's own; take it out of the IPAM range"
             ));
         }
-        let routes = self.netlink.routes().map_err(text)?;
         let mut routers = routes
             .iter()
             .filter(|r| !self.wiring.is_host_port(r.interface));
-        let hit = routers.find_map(|r| r.gateway.filter(|g| [pod, gateway].contains(g)));
+        let hit = routers.find_map(|r| r.gateway.filter(|g| [address, gateway].contains(g)));
         match hit {
             Some(router) => Err(format!(
                 "the address {router} is a router of this node: pods need a subnet of their own"
@@ -380,7 +417,7 @@ impl Node {
         }
     }
 
-    /// The host's end of the pod's veth. Its MAC address shows that the plugin
+    /// The host's end of the pod's veth. Name and MAC address show that the plugin
     /// made it: the program must not go onto the node's own interfaces.
     fn host_end(&self, attachment: &Attachment) -> Result<Link, (ErrorCode, String)> {
         let name = &attachment.host_ifname;
@@ -393,7 +430,7 @@ impl Node {
                 ErrorCode::Failed,
                 format!("there is no interface {name} in the daemon's network namespace"),
             )),
-            Some(link) if link.mac != Some(GATEWAY_MAC) || self.wiring.is_own(&link) => Err((
+            Some(link) if !is_pods(&link) => Err((
                 ErrorCode::Invalid,
                 format!("the interface {name} is not the host's end of a pod's veth"),
             )),
@@ -411,30 +448,15 @@ impl Node {
     }
 
     fn remove(&mut self, id: &AttachmentId) -> Vec<NodeError> {
+        let mut errors = self.release_cut_off(|pod| pod.is(id));
         let Some(Entry { attachment, wired }) = self.book.remove(id) else {
-            return self.release_stranded(id);
+            return errors;
         };
         let PortId { slot, .. } = wired.id;
         tracing::info!(%id, slot, "detached");
-        let mut errors = self.wiring.undo(wired.steps);
+        errors.extend(self.wiring.undo(wired.steps));
         self.past_drops.add(&wired.counters);
         let forgotten = self.journal.remove(&attachment.host_ifname);
-        errors.extend(forgotten.err().map(NodeError::from));
-        errors
-    }
-
-    /// Detaches what an earlier daemon attached and this one could not serve.
-    fn release_stranded(&mut self, id: &AttachmentId) -> Vec<NodeError> {
-        let Some(place) = self.stranded.iter().position(|pod| pod.id == *id) else {
-            return Vec::new();
-        };
-        let interface = self.stranded.swap_remove(place).host_ifname;
-        tracing::info!(%id, "detached");
-        let mut errors = match self.netlink.link(&interface) {
-            Ok(link) => self.wiring.release(link.as_ref(), &interface),
-            Err(error) => vec![error.into()],
-        };
-        let forgotten = self.journal.remove(&interface);
         errors.extend(forgotten.err().map(NodeError::from));
         errors
     }

@@ -4,73 +4,16 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 
+use common::pods::{Folder, ask, attach, delete_veth, detach, make_veth, pod, refused};
 use common::{TestNetns, wait_until};
-use ipnet::IpNet;
-use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
-use serde_json::Value;
-use sluice_control::{
-    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Refusal,
-    Request, Response,
-};
+use nix::mount::{MsFlags, mount, umount};
+use sluice_control::{DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Request};
 use sluice_dataplane::host_port::GATEWAY_MAC;
 use sluice_dataplane::node::Node;
 use sluice_dataplane::probe::Feature;
 use sluice_dataplane::remains;
-use sluice_link::{Netlink, VethPair, VethPeer};
-use tempfile::TempDir;
-
-const MAX_PORTS: u16 = 2;
-
-/// A folder for a node.
-struct Folder(TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn settings(&self) -> DataplaneSettings {
-        DataplaneSettings {
-            run_dir: self.0.path().join("run"),
-            max_ports: MAX_PORTS,
-            ..DataplaneSettings::default()
-        }
-    }
-
-    fn start(&self) -> Node {
-        Node::start(self.settings(), &[]).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// Names in the journal.
-    fn journal(&self) -> Vec<String> {
-        let entries = self.settings().journal().read_dir().unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.collect();
-        names.sort();
-        names
-    }
-
-    fn pin(&self, interface: &str) -> PathBuf {
-        self.settings().bpffs().join("links").join(interface)
-    }
-
-    /// What `sluiced reset` does.
-    fn reset(&self) {
-        let failures = remains::remove(&self.settings());
-        let failures = failures.unwrap_or_else(|error| panic!("{error}"));
-        assert!(failures.is_empty(), "{failures:?}");
-        assert!(!self.settings().run_dir.exists());
-    }
-}
-
-impl Drop for Folder {
-    /// A test that failed leaves its mount.
-    fn drop(&mut self) {
-        let _ = umount2(&self.settings().bpffs(), MntFlags::MNT_DETACH);
-    }
-}
+use sluice_link::Netlink;
 
 /// Runs `test` with a node in a namespace, and sees to it that nothing is left.
 fn with_node(test: impl FnOnce(&TestNetns, &mut Node) + Send) {
@@ -93,80 +36,6 @@ fn with_node(test: impl FnOnce(&TestNetns, &mut Node) + Send) {
         folder.reset();
     });
     assert_eq!(netns.state(), before);
-}
-
-/// Pod `number` of a network, its veth not made yet.
-fn pod(number: u8) -> Attachment {
-    let addresses = [
-        (format!("10.77.0.{number}/24"), "10.77.0.1"),
-        (format!("fd00:77::{number}/64"), "fe80::1"),
-    ];
-    Attachment {
-        id: AttachmentId {
-            network: "pods".into(),
-            container_id: format!("c{number}"),
-            ifname: "eth0".into(),
-        },
-        host_ifname: format!("slv{number}"),
-        pod_mac: [2, 0, 0, 0, 0, number],
-        addresses: addresses
-            .map(|(address, gateway)| PodAddress {
-                address: address.parse::<IpNet>().unwrap(),
-                gateway: gateway.parse().unwrap(),
-            })
-            .into(),
-        mtu: 65_000,
-        ip_masq: true,
-    }
-}
-
-fn make_veth(attachment: &Attachment) {
-    let pair = VethPair {
-        name: attachment.host_ifname.clone(),
-        mac: Some(GATEWAY_MAC),
-        mtu: attachment.mtu,
-        peer: VethPeer {
-            name: format!("{}-pod", attachment.host_ifname),
-            mac: Some(attachment.pod_mac),
-            mtu: attachment.mtu,
-            netns: None,
-        },
-    };
-    Netlink::new().unwrap().create_veth(&pair).unwrap();
-}
-
-fn delete_veth(attachment: &Attachment) {
-    let deleted = Netlink::new().unwrap().delete_link(&attachment.host_ifname);
-    assert!(deleted.unwrap(), "{} was there", attachment.host_ifname);
-}
-
-fn attach(node: &mut Node, attachment: &Attachment) -> Result<(), Refusal> {
-    let attachment = attachment.clone();
-    match node.handle(Request::Attach { attachment }) {
-        Response::Ok(_) => Ok(()),
-        Response::Error(refusal) => Err(refusal),
-    }
-}
-
-fn detach(node: &mut Node, attachment: &Attachment) {
-    let id = attachment.id.clone();
-    let response = node.handle(Request::Detach { id });
-    assert_eq!(response, Response::Ok(Value::Null));
-}
-
-fn refused(node: &mut Node, attachment: &Attachment, code: ErrorCode, why: &str) {
-    let refusal = attach(node, attachment).expect_err(why);
-    assert_eq!(refusal.code, code, "{refusal}");
-    let message = refusal.to_string();
-    assert!(message.contains(why), "{message:?} lacks {why:?}");
-    assert!(message.contains(&attachment.id.to_string()), "{message}");
-}
-
-fn ask(node: &mut Node, request: Request) -> Value {
-    match node.handle(request) {
-        Response::Ok(value) => value,
-        Response::Error(refusal) => panic!("{refusal}"),
-    }
 }
 
 #[test]

@@ -39,6 +39,10 @@ impl Book {
         self.entries.get(id)
     }
 
+    pub(super) fn get_mut(&mut self, id: &AttachmentId) -> Option<&mut Entry> {
+        self.entries.get_mut(id)
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
@@ -110,7 +114,8 @@ impl std::fmt::Display for Claim {
     }
 }
 
-fn claim(held: &Attachment, wanted: &Attachment) -> Option<Claim> {
+/// What `held` has that `wanted` wants.
+pub(super) fn claim(held: &Attachment, wanted: &Attachment) -> Option<Claim> {
     if held.host_ifname == wanted.host_ifname {
         return Some(Claim::Interface(held.host_ifname.clone()));
     }

@@ -7,12 +7,13 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use sluice_control::Attachment;
-use sluice_link::Link;
+use sluice_control::{Attachment, AttachmentId};
+use sluice_link::{Link, Route};
 
 use super::book::Entry;
 use super::{Node, NodeError};
 use crate::host_port::GATEWAY_MAC;
+use crate::journal::Loaded;
 
 /// What the plugin's names for the host's ends of pods' veths begin with.
 const POD_PREFIX: &str = "slv";
@@ -30,47 +31,35 @@ impl Node {
     /// The host port, the journal or the host's rules. A pod that cannot be
     /// served is no error: it stays cut off, and the log says why.
     pub(super) fn take_back(&mut self) -> Result<(), NodeError> {
-        let known = self.journal.load()?;
         let links = self.netlink.links()?;
-        let mut opened = Vec::new();
-        for attachment in known {
-            match links
-                .iter()
-                .find(|link| link.name == attachment.host_ifname)
-            {
-                Some(link) if link.mac == Some(GATEWAY_MAC) => {
-                    opened.extend(self.open(attachment, link).map(|entry| (entry, link)));
-                }
-                _ => {
-                    tracing::info!(id = %attachment.id, "its interface is gone: forgotten");
-                    self.journal.remove(&attachment.host_ifname)?;
-                }
-            }
+        let find = |name: &str| links.iter().find(|link| link.name == name && is_pods(link));
+        self.journal.prune(|interface| find(interface).is_some())?;
+        let Loaded {
+            attachments,
+            set_aside,
+        } = self.journal.load()?;
+        for link in set_aside.iter().filter_map(|interface| find(interface)) {
+            self.cut_off(link, None, "its journal file was set aside");
         }
-        self.wiring.start_host()?;
-        let found = self.netlink.routes()?;
-        for (
-            Entry {
-                attachment,
-                mut wired,
-            },
-            link,
-        ) in opened
-        {
-            let slot = wired.id;
-            match self
-                .wiring
-                .resume_pod(&attachment, link, &mut wired, &found)
-            {
-                Ok(()) => self.book.insert(Entry { attachment, wired }),
-                Err(error) => {
-                    self.wiring.strand(wired);
-                    self.book.release(slot);
-                    self.strand(attachment, &error.to_string());
-                }
+        let routes = self.netlink.routes()?;
+        let mut opened = Vec::new();
+        for attachment in attachments {
+            let Some(link) = find(&attachment.host_ifname) else {
+                tracing::info!(id = %attachment.id, "its interface is gone: forgotten");
+                self.journal.remove(&attachment.host_ifname)?;
+                continue;
+            };
+            match self.open(&attachment, link, &routes) {
+                Ok(()) => opened.push((attachment.id, link)),
+                Err(why) => self.cut_off(link, Some(attachment), &why),
             }
         }
         self.remove_strangers(&links)?;
+        self.wiring.start_host()?;
+        let found = self.netlink.routes()?;
+        for (id, link) in opened {
+            self.resume(&id, link, &found);
+        }
         self.wiring.settle(&self.addresses())?;
         if self.book.len() > 0 {
             tracing::info!(pods = self.book.len(), "taken back from an earlier daemon");
@@ -78,53 +67,62 @@ impl Node {
         Ok(())
     }
 
-    fn open(&mut self, attachment: Attachment, link: &Link) -> Option<Entry> {
-        let Some(port) = self.book.reserve() else {
-            self.strand(attachment, "all ports are taken; raise dataplane.maxPorts");
-            return None;
-        };
-        match self.wiring.open_pod(&attachment, link, port) {
-            Ok(wired) => Some(Entry { attachment, wired }),
+    /// The worker knows the pod, and can send to it. The journal is believed no
+    /// more than a client: it may be older than the node's addresses, or forged.
+    fn open(
+        &mut self,
+        attachment: &Attachment,
+        link: &Link,
+        routes: &[Route],
+    ) -> Result<(), String> {
+        if let Some(holder) = self.book.get(&attachment.id) {
+            let interface = &holder.attachment.host_ifname;
+            return Err(format!("it is attached by {interface} already"));
+        }
+        self.check(attachment).map_err(|(_, why)| why)?;
+        self.check_rivals(attachment, routes)?;
+        let port = self.book.reserve().ok_or_else(|| self.is_full())?;
+        match self.wiring.open_pod(attachment, link, port) {
+            Ok(wired) => {
+                let attachment = attachment.clone();
+                self.book.insert(Entry { attachment, wired });
+                Ok(())
+            }
             Err(error) => {
                 self.book.release(port);
-                self.strand(attachment, &error.to_string());
-                None
+                Err(error.to_string())
             }
         }
     }
 
-    /// It keeps its journal file, its interface and the program on it: the
-    /// next start may do better.
-    fn strand(&mut self, attachment: Attachment, why: &str) {
-        tracing::warn!(
-            id = %attachment.id,
-            interface = attachment.host_ifname,
-            "cannot be taken back and is cut off: {why}; then restart sluiced, or recreate the pod"
-        );
-        self.stranded.push(attachment);
+    /// The pod's frames come.
+    fn resume(&mut self, id: &AttachmentId, link: &Link, found: &[Route]) {
+        let Some(Entry { attachment, wired }) = self.book.get_mut(id) else {
+            return;
+        };
+        let Err(error) = self.wiring.resume_pod(attachment, link, wired, found) else {
+            return;
+        };
+        if let Some(Entry { attachment, wired }) = self.book.remove(id) {
+            self.cut_off(link, Some(attachment), &error.to_string());
+            self.wiring.give_up(wired);
+        }
     }
 
     /// Interfaces of pods that the journal does not know: an ADD that the
     /// earlier daemon did not live to answer. Nobody will ask for them again.
-    /// Those of a file that was set aside stay: they are running pods'.
     fn remove_strangers(&self, links: &[Link]) -> Result<(), NodeError> {
         let entries = self.book.sorted();
-        let known: HashSet<&str> = entries
-            .iter()
-            .map(|entry| &entry.attachment)
-            .chain(&self.stranded)
-            .map(|attachment| attachment.host_ifname.as_str())
-            .collect();
-        for link in links.iter().filter(|link| is_pods(link)) {
-            if self.journal.was_set_aside(&link.name) {
-                tracing::warn!(interface = link.name, "cut off: recreate this pod");
-            } else if !known.contains(link.name.as_str()) {
-                tracing::warn!(
-                    interface = link.name,
-                    "removed: the journal knows no pod with it"
-                );
-                self.netlink.delete_link(&link.name)?;
-            }
+        let served = entries.iter().map(|entry| &entry.attachment.host_ifname);
+        let cut_off = self.cut_off.iter().map(|pod| &pod.interface);
+        let known: HashSet<&String> = served.chain(cut_off).collect();
+        let pods = links.iter().filter(|link| is_pods(link));
+        for link in pods.filter(|link| !known.contains(&link.name)) {
+            tracing::warn!(
+                interface = link.name,
+                "removed: the journal knows no pod with it"
+            );
+            self.netlink.delete_link(&link.name)?;
         }
         Ok(())
     }

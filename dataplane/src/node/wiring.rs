@@ -137,11 +137,6 @@ impl Wiring {
         self.host_port.is_gateway(address)
     }
 
-    /// Whether `link` is an end of the host port.
-    pub(super) fn is_own(&self, link: &Link) -> bool {
-        self.host_port.has(link)
-    }
-
     /// Whether the interface of this index is the host's end of the host port.
     pub(super) fn is_host_port(&self, index: u32) -> bool {
         self.host_port.host_end().index == index
@@ -222,11 +217,10 @@ impl Wiring {
         Ok(())
     }
 
-    /// Leaves a pod that could not be taken back cut off: its interface down,
-    /// and an earlier daemon's program on it.
-    pub(super) fn strand(&mut self, mut wired: Wired) {
+    /// Undoes what was done to take a pod back, but leaves the program on its
+    /// interface.
+    pub(super) fn give_up(&mut self, mut wired: Wired) {
         wired.steps.retain(|step| !matches!(step, Step::Program(_)));
-        wired.steps.push(Step::Up(wired.index));
         self.undo(wired.steps);
     }
 

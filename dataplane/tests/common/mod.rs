@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod pods;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
