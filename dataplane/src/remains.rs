@@ -45,19 +45,32 @@ pub fn remove(settings: &DataplaneSettings) -> Result<Vec<String>, RemainsError>
     let mut note = |result: Result<(), NodeError>| {
         failures.extend(result.err().map(|error| error.to_string()));
     };
-    note(remove_interfaces(&netlink));
+    let pods = remove_pods(&netlink);
+    // Where one stays, so does the program on it.
+    let are_gone = pods.is_ok();
+    note(pods);
+    note(remove_host_port(&netlink));
     note(Masquerade::default().apply().map_err(NodeError::from));
-    note(program::remove_pins(&settings.bpffs()).map_err(NodeError::from));
+    if are_gone {
+        note(program::remove_pins(&settings.bpffs()).map_err(NodeError::from));
+    }
     note(Journal::clear(&settings.journal()).map_err(NodeError::from));
     failures.extend(remove_file(&settings.socket()));
     failures.extend(lock.remove());
     Ok(failures)
 }
 
-fn remove_interfaces(netlink: &Netlink) -> Result<(), NodeError> {
+/// Goes on after a failure, and answers the first.
+fn remove_pods(netlink: &Netlink) -> Result<(), NodeError> {
+    let mut outcome = Ok(());
     for link in netlink.links()?.iter().filter(|link| node::is_pods(link)) {
-        netlink.delete_link(&link.name)?;
+        let deleted = netlink.delete_link(&link.name);
+        outcome = outcome.and(deleted.map(drop).map_err(NodeError::from));
     }
+    outcome
+}
+
+fn remove_host_port(netlink: &Netlink) -> Result<(), NodeError> {
     if HostPort::find(netlink)?.is_some() {
         netlink.delete_link(HOST_INTERFACE)?;
     }

@@ -478,6 +478,37 @@ fn a_node_has_one_daemon_whatever_its_folder() {
     });
 }
 
+/// What stands in the way of one thing does not keep the others.
+#[test]
+fn a_reset_goes_on_after_a_failure() {
+    let netns = TestNetns::new("node");
+    let folder = Folder::new();
+    netns.run(|| {
+        let mut node = folder.start();
+        let pod = pod(11);
+        make_veth(&pod);
+        attach(&mut node, &pod).unwrap();
+        drop(node);
+        let odd_pin = folder.pin("odd");
+        let odd_file = folder.file("odd");
+        for odd in [&odd_pin, &odd_file] {
+            fs::create_dir(odd).unwrap();
+        }
+        let failures = remains::remove(&folder.settings()).unwrap();
+        for odd in [&odd_pin, &odd_file] {
+            let path = odd.to_str().unwrap();
+            assert!(
+                failures.iter().any(|failure| failure.contains(path)),
+                "{failures:?}"
+            );
+            fs::remove_dir(odd).unwrap();
+        }
+        assert!(!netns.ip("link").contains("slv11"));
+        assert!(!folder.pin("slv11").exists() && !folder.file("slv11").exists());
+        folder.reset();
+    });
+}
+
 #[test]
 fn a_deleted_host_port_is_named() {
     let netns = TestNetns::new("node");

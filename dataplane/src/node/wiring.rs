@@ -239,7 +239,11 @@ impl Wiring {
     pub(super) fn settle(&mut self, pods: &HashSet<IpAddr>) -> Result<(), NodeError> {
         self.masquerade.apply()?;
         self.host_port.sweep(pods)?;
-        self.prune()
+        // A dead file is in nobody's way.
+        if let Err(error) = self.prune() {
+            tracing::warn!(%error, "could not clean up");
+        }
+        Ok(())
     }
 
     /// Undoes steps, the last first, and goes on after errors.

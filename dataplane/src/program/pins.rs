@@ -68,18 +68,20 @@ impl Pins {
         }
     }
 
+    /// Goes on after a failure, and answers the first.
     pub(super) fn prune(&self, exists: impl Fn(&str) -> bool) -> Result<(), ProgramError> {
         let list = fs::read_dir(&self.links);
+        let mut outcome = Ok(());
         for entry in list.map_err(|cause| failed("list", &self.links, cause))? {
             let name = entry
                 .map_err(|cause| failed("list", &self.links, cause))?
                 .file_name();
             let name = name.to_string_lossy();
             if !exists(&name) {
-                self.remove(&name)?;
+                outcome = outcome.and(self.remove(&name));
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Removes all pins of a file system that may not be there.
