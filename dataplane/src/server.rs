@@ -3,7 +3,7 @@
 //! No client can stall another: nothing here waits for one. A client has five
 //! seconds to send its request and five to take the answer; at most
 //! [`MAX_CONNECTIONS`] are open, and a new one takes the place of the oldest
-//! that has not finished its request.
+//! that has not finished its request, or else of the oldest.
 
 mod connection;
 mod request;
@@ -209,15 +209,7 @@ impl Server {
             return;
         }
         if self.connections.len() >= MAX_CONNECTIONS {
-            let oldest = self
-                .connections
-                .iter()
-                .find(|(_, connection)| connection.is_asking())
-                .map(|(number, _)| *number);
-            match oldest {
-                Some(number) => self.connections.remove(&number),
-                None => return, // all are taking their answers: so must this one wait
-            };
+            self.drop_the_oldest();
         }
         let number = self.next_number;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -234,6 +226,15 @@ impl Server {
             number,
             Connection::new(stream, Instant::now() + self.patience),
         );
+    }
+
+    /// Of those that have had no answer yet, if there are any.
+    fn drop_the_oldest(&mut self) {
+        let mut asking = self.connections.iter().filter(|(_, c)| c.is_asking());
+        let oldest = asking.next().or_else(|| self.connections.iter().next());
+        if let Some(number) = oldest.map(|(number, _)| *number) {
+            self.connections.remove(&number);
+        }
     }
 
     fn drop_the_slow(&mut self) {

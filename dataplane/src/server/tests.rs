@@ -63,8 +63,12 @@ impl Rig {
     }
 }
 
+/// Answers with the request, and with more than a socket holds to `show-ports`.
 fn echo(request: Request) -> Response {
-    Response::Ok(serde_json::to_value(request).unwrap())
+    match request {
+        Request::ShowPorts => Response::Ok("x".repeat(1 << 20).into()),
+        request => Response::Ok(serde_json::to_value(request).unwrap()),
+    }
 }
 
 fn answer(mut stream: Stream) -> Value {
@@ -110,6 +114,16 @@ fn nonsense_is_refused_and_says_why() {
     rig.serve(PATIENCE, |rig| {
         let half = &describe().to_string().into_bytes()[..20];
         let oversized = vec![b' '; MAX_REQUEST_BYTES + 1];
+        let beside = |key: &str, value: &str| {
+            let text = describe().to_string();
+            format!("{},\"{key}\":{value}}}", &text[..text.len() - 1]).into_bytes()
+        };
+        let deep = beside("x", &("[".repeat(30_000) + &"]".repeat(30_000)));
+        let huge = describe().to_string().replace("\"max\":1", "\"max\":1e999");
+        let many = describe()
+            .to_string()
+            .replace("\"max\":1", "\"max\":4294967296");
+        let twice = beside("op", "\"detach\"");
         for (request, why) in [
             (&b""[..], "EOF"),
             (b"\xff\xfe\x00", "expected value"),
@@ -117,6 +131,10 @@ fn nonsense_is_refused_and_says_why() {
             (b"{\"op\": \"describe\"}", "protocol"),
             (half, "EOF"),
             (&oversized, "longer than 65536 bytes"),
+            (&deep, "recursion limit"),
+            (huge.as_bytes(), "out of range"),
+            (many.as_bytes(), "4294967296"),
+            (&twice, "duplicate field"),
         ] {
             let answer = rig.ask(request);
             assert_eq!(answer["error"]["code"], "invalid", "{answer}");
@@ -210,6 +228,26 @@ fn idle_connections_make_room_for_a_good_request() {
 }
 
 #[test]
+fn clients_that_read_no_answer_make_room_too() {
+    let rig = Rig::new();
+    rig.serve(PATIENCE, |rig| {
+        let mut request = describe();
+        request["op"] = json!("show-ports");
+        let deaf: Vec<Stream> = (0..MAX_CONNECTIONS + 44)
+            .map(|_| {
+                let mut stream = rig.connect();
+                // The first of them are gone when the last come.
+                let _ = stream.write_all(request.to_string().as_bytes());
+                let _ = stream.shutdown(Shutdown::Write);
+                stream
+            })
+            .collect();
+        assert_eq!(rig.ask_json(&describe())["ok"]["op"], "describe");
+        drop(deaf);
+    });
+}
+
+#[test]
 fn the_socket_is_private_and_goes_with_the_server() {
     let rig = Rig::new();
     let server = Server::bind(&rig.path()).unwrap();
@@ -240,6 +278,26 @@ fn a_file_that_is_no_socket_is_left_alone() {
     let error = Server::bind(&rig.path()).unwrap_err();
     assert!(matches!(error, ServerError::NotASocket(_)), "{error}");
     assert_eq!(fs::read_to_string(rig.path()).unwrap(), "precious");
+    fs::remove_file(rig.path()).unwrap();
+    fs::create_dir(rig.path()).unwrap();
+    assert!(matches!(
+        Server::bind(&rig.path()),
+        Err(ServerError::NotASocket(_))
+    ));
+}
+
+/// Neither what it points to nor the link itself.
+#[test]
+fn a_link_to_another_socket_is_left_alone() {
+    let (rig, other) = (Rig::new(), Rig::new());
+    let listener = std::os::unix::net::UnixListener::bind(other.path()).unwrap();
+    std::os::unix::fs::symlink(other.path(), rig.path()).unwrap();
+    assert!(matches!(
+        Server::bind(&rig.path()),
+        Err(ServerError::NotASocket(_))
+    ));
+    assert!(other.path().exists() && rig.path().is_symlink());
+    drop(listener);
 }
 
 #[test]
