@@ -231,6 +231,9 @@ impl Node {
 
     fn attach(&mut self, attachment: Attachment) -> Result<(), Refusal> {
         let id = attachment.id.clone();
+        // First: from here on messages repeat it as it is.
+        id.validate()
+            .map_err(|error| Refusal::new(ErrorCode::Invalid, format!("attach: {error}")))?;
         let about = |code, message: &str| Refusal::new(code, format!("attach {id}: {message}"));
         self.check(&attachment)
             .map_err(|(code, message)| about(code, &message))?;

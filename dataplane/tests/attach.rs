@@ -8,7 +8,7 @@ use std::fs;
 use common::pods::{Folder, ask, attach, delete_veth, detach, make_veth, pod, refused};
 use common::{TestNetns, wait_until};
 use nix::mount::{MsFlags, mount, umount};
-use sluice_control::{DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Request};
+use sluice_control::{Attachment, DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Request};
 use sluice_dataplane::host_port::GATEWAY_MAC;
 use sluice_dataplane::node::Node;
 use sluice_dataplane::probe::Feature;
@@ -115,6 +115,58 @@ fn what_cannot_be_served_is_refused_and_leaves_nothing() {
         refused(node, &odd, ErrorCode::Conflict, "a gateway of this node");
         assert_eq!(netns.state(), before);
         delete_veth(&good);
+    });
+}
+
+/// No name becomes a path, an interface of the node's or a line of the log.
+#[test]
+fn tricks_with_names_are_refused_and_leave_nothing() {
+    with_node(|netns, node| {
+        let before = netns.state();
+        let long = "a".repeat(129);
+        for name in [
+            "",
+            ".",
+            "..",
+            "../c11",
+            "/etc/passwd",
+            "a/b",
+            "a\0b",
+            "a\nb",
+            "a\x1b[2Jb",
+            "ä",
+            "a b",
+            "%2e%2e%2f",
+            &long,
+        ] {
+            let spoils: [fn(&mut Attachment, String); 4] = [
+                |pod, name| pod.id.network = name,
+                |pod, name| pod.id.container_id = name,
+                |pod, name| pod.id.ifname = name,
+                |pod, name| pod.host_ifname = name,
+            ];
+            for spoil in spoils {
+                let mut bad = pod(11);
+                spoil(&mut bad, name.to_owned());
+                let refusal = attach(node, &bad).unwrap_err();
+                // "%2e%2e%2f" may be an interface's name, and there is none.
+                let code = if bad.validate().is_err() {
+                    ErrorCode::Invalid
+                } else {
+                    ErrorCode::Failed
+                };
+                assert_eq!(refusal.code, code, "{name:?}: {refusal}");
+                assert!(!refusal.message.contains(char::is_control), "{refusal:?}");
+                let id = bad.id;
+                ask(node, Request::Detach { id });
+            }
+        }
+        for own in ["lo", "sluice0", "sluice-dp"] {
+            let mut bad = pod(11);
+            bad.host_ifname = own.to_owned();
+            refused(node, &bad, ErrorCode::Invalid, "not the host's end");
+        }
+        assert_eq!(netns.state(), before);
     });
 }
 
