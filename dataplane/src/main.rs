@@ -4,6 +4,7 @@ mod chained;
 mod check_config;
 mod cli;
 mod conflist;
+mod descriptors;
 mod reset;
 mod run;
 mod show;

@@ -13,6 +13,7 @@ use tracing::Level;
 use crate::chained;
 use crate::cli::{LogLevel, RunArgs};
 use crate::conflist::{self, Conflist};
+use crate::descriptors;
 use crate::signals::Signals;
 
 /// How often the daemon looks whether its worker is alive, and for pods whose
@@ -29,6 +30,7 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     for note in chained::notes(&chained) {
         tracing::warn!("{note}");
     }
+    descriptors::reserve(settings.max_ports)?;
     let signals = Signals::block()?;
     // First: its lock on the folder keeps a second daemon from touching the
     // first one's pins and host port. Clients may connect and wait.

@@ -187,6 +187,8 @@ impl Server {
             match self.listener.accept() {
                 Ok((stream, _)) => self.take_in(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Each of the others has a descriptor.
+                Err(error) if lacks_descriptors(&error) && self.drop_the_oldest().is_some() => {}
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a control connection");
                     return;
@@ -229,12 +231,11 @@ impl Server {
     }
 
     /// Of those that have had no answer yet, if there are any.
-    fn drop_the_oldest(&mut self) {
+    fn drop_the_oldest(&mut self) -> Option<Connection> {
         let mut asking = self.connections.iter().filter(|(_, c)| c.is_asking());
         let oldest = asking.next().or_else(|| self.connections.iter().next());
-        if let Some(number) = oldest.map(|(number, _)| *number) {
-            self.connections.remove(&number);
-        }
+        let number = oldest.map(|(number, _)| *number)?;
+        self.connections.remove(&number)
     }
 
     fn drop_the_slow(&mut self) {
@@ -250,6 +251,10 @@ impl Drop for Server {
             tracing::warn!(path = %self.path.display(), %error, "could not remove the control socket");
         }
     }
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Whether a process of this user may control the daemon: root, or the user

@@ -81,6 +81,10 @@ impl Daemon {
         self.child.try_wait().unwrap().is_none()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has said.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()

@@ -1,6 +1,6 @@
 //! A node to test on: namespaces, the real daemon, the real plugin.
 
-mod daemon;
+pub(crate) mod daemon;
 pub(crate) mod flows;
 pub(crate) mod frames;
 mod list;

@@ -260,6 +260,11 @@ impl Node {
         });
     }
 
+    /// The daemon's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon").pid()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.daemon.as_ref().expect("a daemon").signal(signal);
     }
