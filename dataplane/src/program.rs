@@ -22,6 +22,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use sluice_link::Link;
 
+use crate::run_dir::FolderError;
 use pins::Pins;
 
 /// The action for frames of a port without a socket (`enum xdp_action`).
@@ -46,6 +47,10 @@ pub struct ProgramOptions {
 /// Why the program could not be loaded, attached or taken off.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
+    /// The folder of the bpf file system: who could put pins there could have
+    /// us believe that they are ours.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The bpf file system or a pin in it.
     #[error("{operation} {}: {cause}", path.display())]
     Pins {

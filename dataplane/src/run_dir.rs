@@ -73,7 +73,7 @@ impl RunDirLock {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(folder.join(LOCK))
             .map_err(failed("make the lock file in", folder))?;
         match file.try_lock() {
@@ -166,6 +166,9 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     fn set_mode(path: &Path, mode: u32) {
@@ -254,5 +257,9 @@ mod tests {
         symlink(precious.join("target"), folder.join(LOCK)).unwrap();
         assert!(RunDirLock::take(&folder).is_err());
         assert_eq!(fs::read_dir(&precious).unwrap().count(), 0);
+        // And nobody is waited for.
+        fs::remove_file(folder.join(LOCK)).unwrap();
+        mkfifo(&folder.join(LOCK), Mode::S_IRWXU).unwrap();
+        assert!(RunDirLock::take(&folder).is_err());
     }
 }

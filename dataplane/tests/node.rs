@@ -4,10 +4,12 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::rc::Rc;
 
 use common::{TestNetns, run, wait_until};
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 use sluice_control::PodAddress;
 use sluice_dataplane::forwarding;
@@ -134,6 +136,31 @@ fn the_pin_of_a_renamed_interface_is_not_taken_for_anothers() {
         assert!(program_on(&netns).is_some());
         program.detach(INTERFACE).unwrap();
         wait_until("the program is off", || program_on(&netns).is_none());
+    });
+}
+
+/// What a pin says is believed: nobody else may make one.
+#[test]
+fn pins_are_only_where_nobody_else_may_write() {
+    let netns = TestNetns::new("node");
+    let folder = tempfile::tempdir().unwrap();
+    let bpffs = folder.path().join("bpf");
+    netns.run(|| {
+        fs::create_dir(&bpffs).unwrap();
+        let options = ProgramOptions {
+            multi_buffer: true,
+            slots: 3,
+            bpffs: bpffs.clone(),
+        };
+        let source = Some("bpf");
+        mount(source, &bpffs, source, MsFlags::empty(), Some("mode=1777")).unwrap();
+        let error = PortProgram::load(&options).err().unwrap().to_string();
+        assert!(error.contains("nobody else may write"), "{error}");
+        umount(&bpffs).unwrap();
+        fs::remove_dir(&bpffs).unwrap();
+        symlink("/sys/fs/bpf", &bpffs).unwrap();
+        let error = PortProgram::load(&options).err().unwrap().to_string();
+        assert!(error.contains("no symbolic link"), "{error}");
     });
 }
 

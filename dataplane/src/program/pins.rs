@@ -1,8 +1,7 @@
 //! Our bpf file system: `links/<interface>` is the pin of its attachment.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -11,6 +10,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::ProgramError;
+use crate::run_dir::make_private;
 
 /// The folder of pins. An attachment lives as long as its file.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Pins {
 impl Pins {
     /// Mounts a bpf file system at `root`, unless there is one.
     pub(super) fn open(root: &Path) -> Result<Self, ProgramError> {
-        make_folder(root)?;
+        make_private(root)?;
         let kind = statfs(root).map_err(|errno| failed("look at", root, errno.into()))?;
         if kind.filesystem_type() != BPF_FS_MAGIC {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -30,7 +30,7 @@ impl Pins {
                 .map_err(|errno| failed("mount a bpf file system at", root, errno.into()))?;
         }
         let links = root.join("links");
-        make_folder(&links)?;
+        make_private(&links)?;
         Ok(Self {
             root: root.to_owned(),
             links,
@@ -116,14 +116,6 @@ impl Drop for Pins {
             tracing::warn!(%error, "could not clean up");
         }
     }
-}
-
-fn make_folder(path: &Path) -> Result<(), ProgramError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|cause| failed("create the folder", path, cause))
 }
 
 fn failed(operation: &'static str, path: &Path, cause: io::Error) -> ProgramError {
