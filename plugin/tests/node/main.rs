@@ -7,6 +7,7 @@ mod checksums;
 mod control;
 mod failure;
 mod hostports;
+mod journal;
 mod malformed;
 mod many;
 mod mtu;
