@@ -231,12 +231,15 @@ impl Node {
 
     fn attach(&mut self, attachment: Attachment) -> Result<(), Refusal> {
         let id = attachment.id.clone();
-        // First: from here on messages repeat it as it is.
-        id.validate()
-            .map_err(|error| Refusal::new(ErrorCode::Invalid, format!("attach: {error}")))?;
+        // First: from here on messages repeat names as they are.
+        attachment.validate().map_err(|error| {
+            let id = id.to_string();
+            let message = format!("attach {}: {error}", id.escape_default());
+            Refusal::new(ErrorCode::Invalid, message)
+        })?;
         let about = |code, message: &str| Refusal::new(code, format!("attach {id}: {message}"));
-        self.check(&attachment)
-            .map_err(|(code, message)| about(code, &message))?;
+        self.check_mtu(&attachment)
+            .map_err(|message| about(ErrorCode::Invalid, &message))?;
         self.forget_the_gone(&attachment)
             .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?;
         if let Some(known) = self.book.get(&id) {
@@ -302,15 +305,10 @@ impl Node {
         )
     }
 
-    /// What the attachment itself must fulfil on this node.
-    fn check(&self, attachment: &Attachment) -> Result<(), (ErrorCode, String)> {
-        let invalid = |message| Err((ErrorCode::Invalid, message));
-        if let Err(error) = attachment.validate() {
-            return invalid(error.to_string());
-        }
+    fn check_mtu(&self, attachment: &Attachment) -> Result<(), String> {
         let max_mtu = probe::max_mtu(self.report.features());
         if attachment.mtu > max_mtu {
-            return invalid(format!(
+            return Err(format!(
                 "the MTU {} is above {max_mtu}, the most that this node can carry; \
                  lower localMtu and mtu (`sluiced show kernel` says what limits it)",
                 attachment.mtu

@@ -22,23 +22,6 @@ pub struct AttachmentId {
     pub ifname: String,
 }
 
-impl AttachmentId {
-    /// Checks that the names are safe in paths, interface names and the log.
-    ///
-    /// # Errors
-    /// The first rule broken, with the field and its value.
-    pub fn validate(&self) -> Result<(), InvalidAttachment> {
-        for (name, value, check) in [
-            ("network", &self.network, check_name as fn(&str) -> _),
-            ("container_id", &self.container_id, check_name),
-            ("ifname", &self.ifname, check_ifname),
-        ] {
-            check(value).map_err(|rule| field(name, value, rule))?;
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Display for AttachmentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -101,9 +84,14 @@ impl Attachment {
     /// # Errors
     /// The first rule broken, with the field and its value.
     pub fn validate(&self) -> Result<(), InvalidAttachment> {
-        self.id.validate()?;
-        check_ifname(&self.host_ifname)
-            .map_err(|rule| field("host_ifname", &self.host_ifname, rule))?;
+        for (name, value, check) in [
+            ("network", &self.id.network, check_name as fn(&str) -> _),
+            ("container_id", &self.id.container_id, check_name),
+            ("ifname", &self.id.ifname, check_ifname),
+            ("host_ifname", &self.host_ifname, check_ifname),
+        ] {
+            check(value).map_err(|rule| field(name, value, rule))?;
+        }
         if self.pod_mac[0] & 1 != 0 || self.pod_mac == [0; 6] {
             return Err(field(
                 "pod_mac",

@@ -46,7 +46,10 @@ impl Node {
         for attachment in attachments {
             let Some(link) = find(&attachment.host_ifname) else {
                 tracing::info!(id = %attachment.id, "its interface is gone: forgotten");
-                self.journal.remove(&attachment.host_ifname)?;
+                // If it cannot be removed, the next start finds it again.
+                if let Err(error) = self.journal.remove(&attachment.host_ifname) {
+                    tracing::warn!(%error);
+                }
                 continue;
             };
             match self.open(&attachment, link, &routes) {
@@ -79,7 +82,7 @@ impl Node {
             let interface = &holder.attachment.host_ifname;
             return Err(format!("it is attached by {interface} already"));
         }
-        self.check(attachment).map_err(|(_, why)| why)?;
+        self.check_mtu(attachment)?;
         self.check_rivals(attachment, routes)?;
         let port = self.book.reserve().ok_or_else(|| self.is_full())?;
         match self.wiring.open_pod(attachment, link, port) {

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::flows::{Echo, Flow, ping};
-use crate::harness::{Node, Options, PATIENCE, Snapshot, daemon, wait_until};
+use crate::harness::{Node, Options, PATIENCE, Snapshot, executable, wait_until};
 
 fn connect(node: &Node) -> UnixStream {
     let stream = UnixStream::connect(node.socket()).unwrap();
@@ -64,10 +64,10 @@ fn another_user_is_kept_out() {
         .tempdir_in("/run")
         .unwrap();
     set_mode(public.path(), 0o755);
-    let executable = public.path().join("sluiced");
-    fs::copy(daemon::executable(), &executable).unwrap();
+    let copy = public.path().join("sluiced");
+    fs::copy(executable(), &copy).unwrap();
     let refused = |why: &str| {
-        let output = show_as_nobody(&node, &executable);
+        let output = show_as_nobody(&node, &copy);
         assert!(!output.status.success(), "{output:?}");
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(message.contains(why), "{message:?} lacks {why:?}");
@@ -228,7 +228,7 @@ fn descriptors_are_reserved_at_the_start() {
     let run_with = |limits: &str| {
         let mut command = node.space().command("prlimit");
         command.arg(format!("--nofile={limits}"));
-        command.arg(daemon::executable());
+        command.arg(executable());
         command.args(["run", "--conflist"]).arg(node.conflist());
         command.stderr(Stdio::null());
         command

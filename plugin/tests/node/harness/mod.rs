@@ -1,6 +1,6 @@
 //! A node to test on: namespaces, the real daemon, the real plugin.
 
-pub(crate) mod daemon;
+mod daemon;
 pub(crate) mod flows;
 pub(crate) mod frames;
 mod list;
@@ -13,6 +13,7 @@ mod space;
 mod wait;
 pub(crate) mod wire;
 
+pub(crate) use daemon::executable;
 pub(crate) use list::{Container, List, all_ok};
 pub(crate) use node::{Counters, Node, Options};
 pub(crate) use pod::Pod;

@@ -260,11 +260,6 @@ impl Node {
         });
     }
 
-    /// The daemon's process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.daemon.as_ref().expect("a daemon").pid()
-    }
-
     pub(crate) fn signal(&self, signal: Signal) {
         self.daemon.as_ref().expect("a daemon").signal(signal);
     }
@@ -288,6 +283,11 @@ impl Node {
     /// Ends the daemon as a service manager does.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.daemon.take().expect("a daemon").stop()
+    }
+
+    /// The daemon's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon").pid()
     }
 
     /// Asserts that all went well, in the daemon too, and that it ends well.

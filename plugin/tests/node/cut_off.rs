@@ -1,4 +1,4 @@
-//! Journal files that are not as a daemon left them.
+//! Pods that the next daemon cannot take back.
 
 use std::fs;
 use std::path::Path;
