@@ -33,3 +33,35 @@ fail() {
 need_root() {
     [[ $EUID -eq 0 ]] || fail "run it as root: $1"
 }
+
+# ARGUMENT...: for a script whose only option is --help.
+no_options() {
+    case ${1:-} in
+        '') ;;
+        --help | -h)
+            usage
+            exit
+            ;;
+        *)
+            usage >&2
+            exit 2
+            ;;
+    esac
+}
+
+# Waits for a condition, at most 30 s.
+wait_for() {
+    local deadline=$((SECONDS + 30))
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.05
+    done
+}
+
+# RUN PORTS: the shipped conflist for a daemon in the folder RUN, with room for
+# PORTS pods.
+own_conflist() {
+    jq --arg run "$1" --argjson ports "$2" '.plugins[0] |=
+        (.dataplane.runDir = $run | .dataplane.maxPorts = $ports | .ipam.dataDir = $run + "/ipam")' \
+        "$root/deploy/10-sluice.conflist"
+}
