@@ -84,13 +84,16 @@ impl<'a> Add<'a> {
 
     /// Makes everything; each step's reversal is on `undo` before the step.
     fn carry_out<'b>(&'b self, undo: &mut Undo<'b>) -> Result<AddResult, Error> {
+        let pod_mac = names::pod_mac(&self.id);
+        self.claim(pod_mac)?;
+        undo.push(|| del::delete_link(&self.netlink, &self.host_ifname));
         undo.push(|| self.ipam.del());
         let ipam = self.ipam.add()?;
         let plan = Plan::new(&ipam, self.makes_default_routes(), self.mtus)?;
         let attachment = Attachment {
             id: self.id.clone(),
             host_ifname: self.host_ifname.clone(),
-            pod_mac: names::pod_mac(&self.id),
+            pod_mac,
             addresses: plan.addresses.clone(),
             mtu: self.mtus.local,
             ip_masq: self.settings.ip_masq,
@@ -101,21 +104,7 @@ impl<'a> Add<'a> {
                 self.id
             ))
         })?;
-
-        undo.push(|| del::delete_link(&self.netlink, &self.host_ifname));
-        self.netlink.create_veth(&VethPair {
-            name: self.host_ifname.clone(),
-            mac: Some(self.facts.gateway_mac),
-            mtu: self.mtus.local,
-            peer: VethPeer {
-                name: self.pod.ifname.clone(),
-                mac: Some(attachment.pod_mac),
-                mtu: self.mtus.local,
-                netns: Some(&self.pod.netns),
-            },
-        })?;
         undo.push(|| del::detach(&self.client, &self.id));
-        let result = self.result(&plan, &ipam, attachment.pod_mac);
         self.client.ask(Request::Attach { attachment })?;
 
         // After Attach, which brings the host's end up: an interface that
@@ -126,7 +115,32 @@ impl<'a> Add<'a> {
             gateway_mac: self.facts.gateway_mac,
             checksum_offload: self.facts.checksum_offload,
         })?;
-        Ok(result)
+        Ok(self.result(&plan, &ipam, pod_mac))
+    }
+
+    /// Makes the veth pair. Its name follows from the attachment, and the
+    /// kernel gives a name once: of ADDs of one attachment at the same time
+    /// all but one end here, before they could touch the winner's addresses.
+    /// It is made whole or not at all, so that a failure has nothing to undo.
+    fn claim(&self, pod_mac: [u8; 6]) -> Result<(), Error> {
+        let made = self.netlink.create_veth(&VethPair {
+            name: self.host_ifname.clone(),
+            mac: Some(self.facts.gateway_mac),
+            mtu: self.mtus.local,
+            peer: VethPeer {
+                name: self.pod.ifname.clone(),
+                mac: Some(pod_mac),
+                mtu: self.mtus.local,
+                netns: Some(&self.pod.netns),
+            },
+        });
+        made.map_err(|error| match error.errno() {
+            Some(libc::EEXIST) => Error::conflict(format!(
+                "attach {}: {error}: another ADD was faster; run DEL for it first",
+                self.id
+            )),
+            _ => error.into(),
+        })
     }
 
     fn makes_default_routes(&self) -> bool {

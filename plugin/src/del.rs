@@ -18,14 +18,16 @@ pub(crate) fn del(args: &Args, network: &Network) -> Result<(), Error> {
     let id = network.attachment_id(args);
     let steps = [
         detach(&Client::new(&network.socket()), &id),
-        Netlink::new()
-            .map_err(Error::from)
-            .and_then(|netlink| delete_link(&netlink, &names::host_ifname(&id))),
         // Also when the link is gone already: the addresses may not be.
         match network.ipam_type {
             Some(_) => Ipam::find(network, &args.path).and_then(|ipam| ipam.del()),
             None => Ok(()),
         },
+        // Last: while the link is there no ADD of the same attachment begins,
+        // whose new addresses IPAM would take for the old ones.
+        Netlink::new()
+            .map_err(Error::from)
+            .and_then(|netlink| delete_link(&netlink, &names::host_ifname(&id))),
     ];
     Error::all(steps)
 }

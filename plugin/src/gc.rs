@@ -59,9 +59,9 @@ fn is_valid(valid: &[ValidAttachment], attachment: &Attachment) -> bool {
 fn remove(client: &Client, ipam: Option<&Ipam>, attachment: &Attachment) -> [Result<(), Error>; 3] {
     [
         del::detach(client, &attachment.id),
+        ipam.map_or(Ok(()), |ipam| ipam.del_of(&attachment.id)),
         Netlink::new()
             .map_err(Error::from)
             .and_then(|netlink| del::delete_link(&netlink, &attachment.host_ifname)),
-        ipam.map_or(Ok(()), |ipam| ipam.del_of(&attachment.id)),
     ]
 }

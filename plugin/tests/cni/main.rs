@@ -14,6 +14,7 @@ mod del;
 mod gc;
 mod ipam;
 mod node;
+mod parallel;
 mod space;
 mod status;
 mod table;
