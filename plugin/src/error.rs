@@ -24,7 +24,8 @@ const IO: u32 = 5;
 const DECODE: u32 = 6;
 /// The network configuration cannot be used; the message names the key.
 const CONFIGURATION: u32 = 7;
-/// A passing condition: the daemon is down, or has no free port.
+/// A passing condition: the daemon is down or has no free port, or the IPAM
+/// plugin does not answer.
 const TRY_AGAIN: u32 = 11;
 /// The plugin could not serve an ADD now (STATUS).
 const UNAVAILABLE: u32 = 50;
@@ -105,6 +106,10 @@ impl Error {
 
     pub(crate) fn conflict(msg: impl Into<String>) -> Self {
         Self::new(CONFLICT, msg)
+    }
+
+    pub(crate) fn try_again(msg: impl Into<String>) -> Self {
+        Self::new(TRY_AGAIN, msg)
     }
 
     pub(crate) fn differs(msg: impl Into<String>) -> Self {

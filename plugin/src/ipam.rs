@@ -1,19 +1,25 @@
 //! Delegating to the IPAM plugin (specification, section 4).
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::thread;
+use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde::Deserialize;
 use sluice_control::AttachmentId;
 
+use crate::child::{self, Outcome};
 use crate::config::{Network, SUPPORTED_VERSIONS, is_at_least, since};
 use crate::error::Error;
 use crate::result::IpamResult;
 
 /// Variables that the plugin gets in place of ours.
 type Env<'a> = &'a [(&'a str, &'a str)];
+
+/// How long a plugin may take. Reference plugins need milliseconds, the `dhcp`
+/// plugin's server seconds. Two of these, an ADD and the DEL that undoes it,
+/// fit into the four minutes that the kubelet gives a runtime for a sandbox
+/// (twice `runtimeRequestTimeout`); then it would kill us, and nobody undo.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// GC and STATUS are about no container, whatever our environment holds.
 const NO_CONTAINER: [(&str, &str); 3] = [
@@ -28,6 +34,7 @@ pub(crate) struct Ipam<'a> {
     name: String,
     executable: PathBuf,
     network: &'a Network,
+    patience: Duration,
 }
 
 impl<'a> Ipam<'a> {
@@ -59,6 +66,7 @@ impl<'a> Ipam<'a> {
             name,
             executable,
             network,
+            patience: PATIENCE,
         })
     }
 
@@ -157,35 +165,25 @@ impl<'a> Ipam<'a> {
     }
 
     fn run_as(&self, verb: &str, env: Env, version: &str) -> Result<Vec<u8>, Error> {
-        let network = self.network.to_json(version);
-        let output = self.run(verb, env, &network).map_err(|cause| {
-            let path = self.executable.display();
-            Error::ipam(format!("run IPAM plugin {path} for {verb}: {cause}"))
-        })?;
-        if output.status.success() {
-            return Ok(output.stdout);
+        let mut command = Command::new(&self.executable);
+        command.env("CNI_COMMAND", verb).envs(env.iter().copied());
+        let outcome = child::run(&mut command, self.network.to_json(version), self.patience);
+        match outcome {
+            Ok(Outcome::Ended(output)) if output.status.success() => Ok(output.stdout),
+            Ok(Outcome::Ended(output)) => Err(self.failure(verb, &output)),
+            Ok(Outcome::Killed) => Err(Error::try_again(format!(
+                "{verb} by IPAM plugin {}: no answer within {} s, so it was killed; try again, \
+                 and find out what it waits for",
+                self.name,
+                self.patience.as_secs()
+            ))),
+            Err(cause) => {
+                let path = self.executable.display();
+                Err(Error::ipam(format!(
+                    "run IPAM plugin {path} for {verb}: {cause}"
+                )))
+            }
         }
-        Err(self.failure(verb, &output))
-    }
-
-    fn run(&self, verb: &str, env: Env, network: &[u8]) -> io::Result<Output> {
-        let mut child = Command::new(&self.executable)
-            .env("CNI_COMMAND", verb)
-            .envs(env.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()?;
-        let stdin = child.stdin.take();
-        thread::scope(|scope| {
-            // On a thread of its own: a plugin that answers before it has read
-            // all of a long configuration must not wait for us, nor we for it.
-            scope.spawn(move || {
-                // A plugin may end without reading: its answer says why.
-                let _ = stdin.map(|mut stdin| stdin.write_all(network));
-            });
-            child.wait_with_output()
-        })
     }
 
     fn failure(&self, verb: &str, output: &Output) -> Error {
@@ -217,4 +215,29 @@ fn not_found(name: &str, path: &[PathBuf]) -> String {
         "find IPAM plugin {name}: it is not in {} (CNI_PATH); install it there",
         directories.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_plugin_that_never_answers_means_try_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let executable = folder.path().join("stuck");
+        fs::write(&executable, "#!/bin/sh\nsleep 1000\n").unwrap();
+        fs::set_permissions(&executable, fs::Permissions::from_mode(0o755)).unwrap();
+        let network =
+            json!({"cniVersion": "1.0.0", "name": "pods", "ipam": {"type": "stuck"}}).to_string();
+        let network = Network::parse(network.as_bytes()).unwrap();
+        let mut ipam = Ipam::find(&network, &[folder.path().to_owned()]).unwrap();
+        ipam.patience = Duration::from_secs(1);
+        let error = ipam.add().unwrap_err();
+        assert_eq!(error.to_json(b"")["code"], 11);
+        let needle = "ADD by IPAM plugin stuck: no answer within 1 s";
+        assert!(error.to_string().starts_with(needle), "{error}");
+    }
 }

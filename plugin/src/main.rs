@@ -10,6 +10,7 @@
 mod add;
 mod args;
 mod check;
+mod child;
 mod config;
 mod del;
 mod error;

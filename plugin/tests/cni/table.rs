@@ -44,7 +44,7 @@ const fn early(spoil: fn(&mut Call), needle: &'static str, codes: [u32; 5]) -> R
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 35] = [
+const ROWS: [Row; 36] = [
     //                                                                     ADD DEL CHECK GC STATUS
     row(|_| {}, "",                                                       [0, 0, 0, 0, 0]),
     // What is on stdin.
@@ -81,6 +81,7 @@ const ROWS: [Row; 35] = [
     row(|c| c.ipam("broken"), "disk full",                                [5, 5, 5, 5, 5]),
     row(|c| c.ipam("nonsense"), "ended with",                             [102, 102, 102, 102, 50]),
     row(|c| c.ipam("crash"), "signal",                                    [102, 102, 102, 102, 50]),
+    row(|c| c.ipam("slow"), "",                                           [0, 0, 0, 0, 0]),
     // The daemon.
     row(|c| c.set("dataplane", json!({"runDir": "/nonexistent"})), "is sluiced running?",
                                                                           [11, 0, 11, 11, 50]),
@@ -88,8 +89,12 @@ const ROWS: [Row; 35] = [
     row(|c| c.set("cni.dev/anything", 1), "",                             [0, 0, 0, 0, 0]),
 ];
 
-/// IPAM plugins that fail, each in its way.
-const IPAM: [(&str, &str); 4] = [
+/// IPAM plugins that fail, each in its way, and one that takes its time.
+const IPAM: [(&str, &str); 5] = [
+    (
+        "slow",
+        "sleep 1; echo '{\"ips\": [{\"address\": \"10.77.0.99/24\"}]}'",
+    ),
     (
         "full",
         "echo '{\"code\": 999, \"msg\": \"no room\"}'; exit 1",
