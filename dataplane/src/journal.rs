@@ -339,6 +339,7 @@ mod tests {
             }],
             mtu: 1500,
             ip_masq: true,
+            pod: None,
         }
     }
 

@@ -237,7 +237,8 @@ impl Node {
             let message = format!("attach {}: {error}", id.escape_default());
             Refusal::new(ErrorCode::Invalid, message)
         })?;
-        let about = |code, message: &str| Refusal::new(code, format!("attach {id}: {message}"));
+        let name = attachment.to_string();
+        let about = |code, message: &str| Refusal::new(code, format!("attach {name}: {message}"));
         self.check_mtu(&attachment)
             .map_err(|message| about(ErrorCode::Invalid, &message))?;
         self.forget_the_gone(&attachment)
@@ -284,7 +285,7 @@ impl Node {
         let journalled = self.journal.write(&attachment).map_err(NodeError::from);
         match journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port)) {
             Ok(wired) => {
-                tracing::info!(%id, slot = port.slot, interface = link.name, "attached");
+                tracing::info!(id = name, slot = port.slot, interface = link.name, "attached");
                 self.book.insert(Entry { attachment, wired });
                 Ok(())
             }
@@ -362,7 +363,7 @@ impl Node {
     /// are the host's.
     fn check_rivals(&self, wanted: &Attachment, routes: &[Route]) -> Result<(), String> {
         if let Some((holder, claim)) = self.book.rival(wanted) {
-            return Err(format!("the {claim} belongs to {}", holder.attachment.id));
+            return Err(format!("the {claim} belongs to {}", holder.attachment));
         }
         if let Some((holder, claim)) = self
             .cut_off
@@ -386,7 +387,7 @@ impl Node {
             if let Some(holder) = self.book.owner(pod.gateway) {
                 return Err(format!(
                     "the gateway {} is the address of {}",
-                    pod.gateway, holder.attachment.id
+                    pod.gateway, holder.attachment
                 ));
             }
         }
@@ -454,7 +455,7 @@ impl Node {
             return errors;
         };
         let PortId { slot, .. } = wired.id;
-        tracing::info!(%id, slot, "detached");
+        tracing::info!(id = %attachment, slot, "detached");
         errors.extend(self.wiring.undo(wired.steps));
         self.past_drops.add(&wired.counters);
         let forgotten = self.journal.remove(&attachment.host_ifname);

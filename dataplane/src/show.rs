@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 use serde_json::Value;
-use sluice_control::{Client, DataplaneSettings, PodAddress, Request};
+use sluice_control::{Client, DataplaneSettings, PodAddress, PodName, Request};
 use sluice_dataplane::probe::{Report, State};
 
 use crate::cli::{ShowArgs, What};
@@ -55,8 +55,20 @@ struct PortRow {
     #[serde(default)]
     container_id: String,
     #[serde(default)]
+    pod: Option<PodName>,
+    #[serde(default)]
     network: String,
     counters: PortCounters,
+}
+
+impl PortRow {
+    /// The pod's name, or as much of its container's ID as people compare.
+    fn pod(&self) -> String {
+        match &self.pod {
+            Some(pod) => pod.to_string(),
+            None => self.container_id.chars().take(SHORT_ID).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,7 +84,7 @@ fn ports(rows: &[PortRow]) -> String {
     let mut table = table(&[
         "INTERFACE",
         "ADDRESSES",
-        "CONTAINER",
+        "POD",
         "NETWORK",
         "FRAMES FROM",
         "BYTES FROM",
@@ -90,7 +102,7 @@ fn ports(rows: &[PortRow]) -> String {
         table.add_row([
             row.interface.clone(),
             or_dash(addresses.join(" ")),
-            or_dash(row.container_id.chars().take(SHORT_ID).collect()),
+            or_dash(row.pod()),
             or_dash(row.network.clone()),
             counters.rx_frames.to_string(),
             counters.rx_bytes.to_string(),
@@ -251,6 +263,8 @@ mod tests {
              "container_id": "0123456789abcdef0123", "counters": counters(),
              "addresses": [{"address": "10.77.0.11/24", "gateway": "10.77.0.1"},
                            {"address": "fd00::11/64", "gateway": "fe80::1"}]},
+            {"kind": "pod", "interface": "slv2", "network": "pods", "container_id": "c2",
+             "pod": {"namespace": "default", "name": "web"}, "counters": counters()},
         ]);
         let text = render(What::Ports, rows).unwrap();
         let words = |line: usize| -> Vec<&str> {
@@ -275,6 +289,7 @@ mod tests {
                 "7"
             ]
         );
+        assert_eq!(words(3)[2], "default/web");
     }
 
     fn stats_with(unaccounted: i64, dropped: u64) -> String {

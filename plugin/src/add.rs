@@ -97,6 +97,7 @@ impl<'a> Add<'a> {
             addresses: plan.addresses.clone(),
             mtu: self.mtus.local,
             ip_masq: self.settings.ip_masq,
+            pod: None,
         };
         attachment.validate().map_err(|error| {
             Error::ipam(format!(

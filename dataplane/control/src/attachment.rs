@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{check_ifname, check_name};
+use crate::{check_ifname, check_label, check_name, check_pod_mac};
 
 /// What names an attachment: network, container ID and interface name.
 ///
@@ -41,6 +41,24 @@ pub struct PodAddress {
     pub gateway: IpAddr,
 }
 
+/// What an orchestrator calls a pod, for people to recognise it by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodName {
+    /// `K8S_POD_NAMESPACE`
+    pub namespace: String,
+    /// `K8S_POD_NAME`
+    pub name: String,
+    /// `K8S_POD_UID`, if the runtime says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// What the daemon needs to serve one pod interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
@@ -57,6 +75,19 @@ pub struct Attachment {
     /// Masquerade what the pod sends beyond the node (`ipMasq`).
     #[serde(default)]
     pub ip_masq: bool,
+    /// Whose it is, if the runtime says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+}
+
+/// With the pod's name where it is known.
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pod {
+            Some(pod) => write!(f, "{} (pod {pod})", self.id),
+            None => self.id.fmt(f),
+        }
+    }
 }
 
 /// Why an [`Attachment`] cannot be served, whatever the state of the node.
@@ -92,13 +123,18 @@ impl Attachment {
         ] {
             check(value).map_err(|rule| field(name, value, rule))?;
         }
-        if self.pod_mac[0] & 1 != 0 || self.pod_mac == [0; 6] {
-            return Err(field(
-                "pod_mac",
-                &format!("{:02x?}", self.pod_mac),
-                "must be a unicast MAC address",
-            ));
+        if let Some(PodName {
+            namespace,
+            name,
+            uid,
+        }) = &self.pod
+        {
+            for label in [namespace, name].into_iter().chain(uid) {
+                check_label(label).map_err(|rule| field("pod", label, rule))?;
+            }
         }
+        check_pod_mac(self.pod_mac)
+            .map_err(|rule| field("pod_mac", &format!("{:02x?}", self.pod_mac), rule))?;
         if self.addresses.is_empty() {
             return Err(InvalidAttachment::NoAddress);
         }
@@ -185,7 +221,31 @@ mod tests {
             }],
             mtu: 65_000,
             ip_masq: true,
+            pod: Some(PodName {
+                namespace: "default".into(),
+                name: "web".into(),
+                uid: Some("0f5e".into()),
+            }),
         }
+    }
+
+    #[test]
+    fn it_is_called_by_its_pod_where_that_is_known() {
+        let mut a = attachment();
+        let id = "eth0 of container c1 in network pods";
+        assert_eq!(a.to_string(), format!("{id} (pod default/web)"));
+        a.pod = None;
+        assert_eq!(a.to_string(), id);
+    }
+
+    /// What older plugins send, and older journals hold.
+    #[test]
+    fn one_without_a_pod_is_read_and_written_as_ever() {
+        let mut a = attachment();
+        a.pod = None;
+        let json = serde_json::to_value(&a).unwrap();
+        assert_eq!(json.get("pod"), None);
+        assert_eq!(serde_json::from_value::<Attachment>(json).unwrap(), a);
     }
 
     #[test]
@@ -195,11 +255,14 @@ mod tests {
 
     #[test]
     fn each_name_is_checked() {
-        let spoils: [fn(&mut Attachment); 4] = [
+        let spoils: [fn(&mut Attachment); 7] = [
             |a| a.id.network = "a/b".into(),
             |a| a.id.container_id = "../x".into(),
             |a| a.id.ifname = "eth 0".into(),
             |a| a.host_ifname = "sixteen-letters-".into(),
+            |a| a.pod.as_mut().unwrap().namespace = String::new(),
+            |a| a.pod.as_mut().unwrap().name = "a\nb".into(),
+            |a| a.pod.as_mut().unwrap().uid = Some("a/b".into()),
         ];
         for spoil in spoils {
             let mut a = attachment();

@@ -20,9 +20,9 @@ mod names;
 mod settings;
 mod wire;
 
-pub use attachment::{Attachment, AttachmentId, InvalidAttachment, PodAddress};
+pub use attachment::{Attachment, AttachmentId, InvalidAttachment, PodAddress, PodName};
 pub use client::{Client, ClientError};
-pub use names::{check_ifname, check_name};
+pub use names::{check_ifname, check_label, check_name, check_pod_mac};
 pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings};
 pub use wire::{
     Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, PROTOCOL, ProtocolRange,

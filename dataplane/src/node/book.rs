@@ -189,6 +189,7 @@ mod tests {
             }],
             mtu: 1500,
             ip_masq: false,
+            pod: None,
         }
     }
 

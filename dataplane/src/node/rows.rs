@@ -29,6 +29,7 @@ fn pod(entry: &Entry) -> Value {
     row["network"] = json!(attachment.id.network);
     row["container_id"] = json!(attachment.id.container_id);
     row["ifname"] = json!(attachment.id.ifname);
+    row["pod"] = json!(attachment.pod);
     row["addresses"] = json!(attachment.addresses);
     row["mac"] = json!(mac(attachment.pod_mac));
     row["mtu"] = json!(attachment.mtu);

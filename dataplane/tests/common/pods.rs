@@ -99,6 +99,7 @@ pub(crate) fn pod(number: u8) -> Attachment {
             .into(),
         mtu: 65_000,
         ip_masq: true,
+        pod: None,
     }
 }
 

@@ -165,6 +165,7 @@ fn a_foreign_xdp_program_is_never_evicted() {
         }],
         mtu: 1500,
         ip_masq: true,
+        pod: None,
     };
     let refused = node.client.ask(Request::Attach { attachment }).unwrap_err();
     let ClientError::Refused(refusal) = refused else {
