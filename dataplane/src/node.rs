@@ -285,7 +285,12 @@ impl Node {
         let journalled = self.journal.write(&attachment).map_err(NodeError::from);
         match journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port)) {
             Ok(wired) => {
-                tracing::info!(id = name, slot = port.slot, interface = link.name, "attached");
+                tracing::info!(
+                    id = name,
+                    slot = port.slot,
+                    interface = link.name,
+                    "attached"
+                );
                 self.book.insert(Entry { attachment, wired });
                 Ok(())
             }

@@ -4,7 +4,9 @@
 //! reverse if a later step fails.
 
 use serde_json::Value;
-use sluice_control::{Attachment, AttachmentId, Client, DataplaneSettings, NodeFacts, Request};
+use sluice_control::{
+    Attachment, AttachmentId, Client, DataplaneSettings, NodeFacts, PodName, Request,
+};
 use sluice_link::{Netlink, VethPair, VethPeer};
 
 use crate::args::Args;
@@ -12,10 +14,12 @@ use crate::config::{Mtus, Network, Settings, is_at_least};
 use crate::del;
 use crate::error::Error;
 use crate::ipam::Ipam;
+use crate::mac;
 use crate::names;
 use crate::plan::Plan;
 use crate::pod::{Pod, Setup};
-use crate::result::{AddResult, Interface, Ip, IpamResult, RouteEntry, mac_text};
+use crate::requests::Requests;
+use crate::result::{AddResult, Interface, Ip, IpamResult, RouteEntry};
 use crate::undo::Undo;
 
 /// The interface that a default route belongs to. Secondary networks, which
@@ -37,8 +41,12 @@ pub(crate) fn add(args: &Args, network: &Network) -> Result<Value, Error> {
 struct Add<'a> {
     network: &'a Network,
     settings: Settings,
+    requests: Requests,
     id: AttachmentId,
+    /// Whose attachment it is, if the runtime says.
+    owner: Option<PodName>,
     host_ifname: String,
+    pod_mac: [u8; 6],
     pod: Pod,
     ipam: Ipam<'a>,
     client: Client,
@@ -52,7 +60,10 @@ impl<'a> Add<'a> {
     /// Checks all that can be checked without changing anything.
     fn check(args: &Args, network: &'a Network) -> Result<Self, Error> {
         let settings = network.settings()?;
-        let ipam = Ipam::find(network, &args.path)?;
+        let requests = network.requests()?;
+        let asked_mac = requests.mac(&args.cni_args)?;
+        let owner = args.cni_args.pod()?;
+        let ipam = Ipam::find_for(args, network)?;
         let pod = Pod::open(args)?;
         let client = Client::new(&settings.dataplane.socket());
         let facts = client.describe()?;
@@ -71,6 +82,9 @@ impl<'a> Add<'a> {
         Ok(Self {
             network,
             settings,
+            requests,
+            owner,
+            pod_mac: asked_mac.unwrap_or_else(|| names::pod_mac(&id)),
             id,
             host_ifname,
             pod,
@@ -84,20 +98,20 @@ impl<'a> Add<'a> {
 
     /// Makes everything; each step's reversal is on `undo` before the step.
     fn carry_out<'b>(&'b self, undo: &mut Undo<'b>) -> Result<AddResult, Error> {
-        let pod_mac = names::pod_mac(&self.id);
-        self.claim(pod_mac)?;
+        self.claim()?;
         undo.push(|| del::delete_link(&self.netlink, &self.host_ifname));
         undo.push(|| self.ipam.del());
         let ipam = self.ipam.add()?;
+        self.requests.check_addresses(&ipam)?;
         let plan = Plan::new(&ipam, self.makes_default_routes(), self.mtus)?;
         let attachment = Attachment {
             id: self.id.clone(),
             host_ifname: self.host_ifname.clone(),
-            pod_mac,
+            pod_mac: self.pod_mac,
             addresses: plan.addresses.clone(),
             mtu: self.mtus.local,
             ip_masq: self.settings.ip_masq,
-            pod: None,
+            pod: self.owner.clone(),
         };
         attachment.validate().map_err(|error| {
             Error::ipam(format!(
@@ -116,21 +130,21 @@ impl<'a> Add<'a> {
             gateway_mac: self.facts.gateway_mac,
             checksum_offload: self.facts.checksum_offload,
         })?;
-        Ok(self.result(&plan, &ipam, pod_mac))
+        Ok(self.result(&plan, &ipam))
     }
 
     /// Makes the veth pair. Its name follows from the attachment, and the
     /// kernel gives a name once: of ADDs of one attachment at the same time
     /// all but one end here, before they could touch the winner's addresses.
     /// It is made whole or not at all, so that a failure has nothing to undo.
-    fn claim(&self, pod_mac: [u8; 6]) -> Result<(), Error> {
+    fn claim(&self) -> Result<(), Error> {
         let made = self.netlink.create_veth(&VethPair {
             name: self.host_ifname.clone(),
             mac: Some(self.facts.gateway_mac),
             mtu: self.mtus.local,
             peer: VethPeer {
                 name: self.pod.ifname.clone(),
-                mac: Some(pod_mac),
+                mac: Some(self.pod_mac),
                 mtu: self.mtus.local,
                 netns: Some(&self.pod.netns),
             },
@@ -148,19 +162,19 @@ impl<'a> Add<'a> {
         self.id.ifname == MAIN_IFNAME || self.settings.is_default_gateway
     }
 
-    fn result(&self, plan: &Plan, ipam: &IpamResult, pod_mac: [u8; 6]) -> AddResult {
+    fn result(&self, plan: &Plan, ipam: &IpamResult) -> AddResult {
         let version = self.network.version;
         let mtu = |bytes: u32| is_at_least(version, "1.1.0").then_some(bytes);
         let interfaces = vec![
             Interface {
                 name: self.host_ifname.clone(),
-                mac: mac_text(self.facts.gateway_mac),
+                mac: mac::text(self.facts.gateway_mac),
                 mtu: mtu(self.mtus.local),
                 sandbox: None,
             },
             Interface {
                 name: self.pod.ifname.clone(),
-                mac: mac_text(pod_mac),
+                mac: mac::text(self.pod_mac),
                 mtu: mtu(self.mtus.local),
                 sandbox: Some(self.pod.path.display().to_string()),
             },

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use sluice_control::{check_ifname, check_name};
 
+use crate::cni_args::CniArgs;
 use crate::error::Error;
 
 /// What a runtime says about the container.
@@ -19,14 +20,15 @@ pub(crate) struct Args {
     pub(crate) netns: Option<PathBuf>,
     /// `CNI_PATH`: where other plugins are.
     pub(crate) path: Vec<PathBuf>,
+    /// `CNI_ARGS`
+    pub(crate) cni_args: CniArgs,
 }
 
 impl Args {
     /// What ADD needs (specification, section 4, "ADD").
     pub(crate) fn for_add() -> Result<Self, Error> {
-        Self::read(&["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"], |name| {
-            env::var_os(name)
-        })
+        let required = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"];
+        Self::read(&required, CniArgs::parse, |name| env::var_os(name))
     }
 
     /// What CHECK needs: the same.
@@ -36,10 +38,16 @@ impl Args {
 
     /// What DEL needs: the namespace may be gone.
     pub(crate) fn for_del() -> Result<Self, Error> {
-        Self::read(&["CNI_CONTAINERID", "CNI_IFNAME"], |name| env::var_os(name))
+        let required = ["CNI_CONTAINERID", "CNI_IFNAME"];
+        let cni_args = |text: &str| Ok(CniArgs::parse_what_can_be(text));
+        Self::read(&required, cni_args, |name| env::var_os(name))
     }
 
-    fn read(required: &[&str], env: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+    fn read(
+        required: &[&str],
+        cni_args: impl FnOnce(&str) -> Result<CniArgs, Error>,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Error> {
         let env = |name: &str| env(name).filter(|value| !value.is_empty());
         let missing: Vec<&str> = required
             .iter()
@@ -65,6 +73,7 @@ impl Args {
             ifname: checked("CNI_IFNAME", check_ifname)?,
             netns: env("CNI_NETNS").map(PathBuf::from),
             path: split(env("CNI_PATH")),
+            cni_args: cni_args(&env("CNI_ARGS").unwrap_or_default().to_string_lossy())?,
         })
     }
 }
@@ -84,7 +93,7 @@ mod tests {
     use super::*;
 
     fn read(required: &[&str], env: &[(&str, &str)]) -> Result<Args, Error> {
-        Args::read(required, |name| {
+        Args::read(required, CniArgs::parse, |name| {
             let found = env.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| OsString::from(value))
         })

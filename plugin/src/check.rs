@@ -13,18 +13,22 @@ use crate::args::Args;
 use crate::config::Network;
 use crate::error::Error;
 use crate::ipam::Ipam;
+use crate::mac;
 use crate::names;
 use crate::pod;
-use crate::result::{Made, mac_text};
+use crate::result::Made;
 
 /// Checks the attachment. All is compared; what differs is reported together.
 pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
     network.needs_version_of("CHECK")?;
     let made = network.made()?;
     let id = network.attachment_id(args);
+    // What ADD would refuse cannot be what it made.
+    let requests = network.requests().unwrap_or_default();
+    let asked = requests.mac(&args.cni_args).ok().flatten();
     let check = Check {
         host_ifname: names::host_ifname(&id),
-        pod_mac: mac_text(names::pod_mac(&id)),
+        pod_mac: asked.unwrap_or_else(|| names::pod_mac(&id)),
         addresses: made.addresses_of(&id.ifname, args.netns.as_deref()),
         made,
         id,
@@ -36,7 +40,7 @@ pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
         check.pod(&netns, path),
         check.host(),
         check.daemon(&Client::new(&network.socket()), &netns),
-        Ipam::find(network, &args.path).and_then(|ipam| ipam.check()),
+        Ipam::find_for(args, network).and_then(|ipam| ipam.check()),
     ];
     Error::all(steps)
 }
@@ -45,7 +49,7 @@ pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
 struct Check {
     id: AttachmentId,
     host_ifname: String,
-    pod_mac: String,
+    pod_mac: [u8; 6],
     made: Made,
     addresses: Vec<IpNet>,
 }
@@ -60,9 +64,10 @@ impl Check {
                 netns.display()
             ));
         };
-        if pod.mac != self.pod_mac {
+        let pod_mac = mac::text(self.pod_mac);
+        if pod.mac != pod_mac {
             let is = format!("the MAC address {:?} in prevResult", pod.mac);
-            return self.differs(format!("{} has {is}, not {}", pod.name, self.pod_mac));
+            return self.differs(format!("{} has {is}, not {pod_mac}", pod.name));
         }
         if self.made.interface(&self.host_ifname, None).is_none() {
             let name = &self.host_ifname;
@@ -83,7 +88,7 @@ impl Check {
             let path = path.display();
             return self.differs(format!("there is no interface {ifname} in {path}"));
         };
-        self.link(&link, &self.pod_mac)?;
+        self.link(&link, &mac::text(self.pod_mac))?;
         let addresses = netlink.addresses(link.index)?;
         if let Some(lost) = self.addresses.iter().find(|a| !addresses.contains(a)) {
             return self.differs(format!("{ifname} has lost the address {lost}"));
@@ -117,7 +122,7 @@ impl Check {
 
     fn link(&self, link: &Link, mac: &str) -> Result<(), Error> {
         let name = &link.name;
-        let found = link.mac.map(mac_text).unwrap_or_default();
+        let found = link.mac.map(mac::text).unwrap_or_default();
         if found != mac {
             return self.differs(format!("{name} has the MAC address {found}, not {mac}"));
         }
@@ -134,6 +139,12 @@ impl Check {
         let Some(served) = attachments.into_iter().find(|a| a.id == self.id) else {
             return self.differs("the daemon does not serve it".into());
         };
+        if served.pod_mac != self.pod_mac {
+            let [daemons, ours] = [served.pod_mac, self.pod_mac].map(mac::text);
+            return self.differs(format!(
+                "the daemon serves it with the MAC address {daemons}, not {ours}"
+            ));
+        }
         let sorted = |mut addresses: Vec<IpNet>| {
             addresses.sort_unstable();
             addresses

@@ -98,7 +98,12 @@ mod tests {
 
     fn sh(script: &str, patience: Duration) -> Outcome {
         let input = vec![b'x'; 1 << 20];
-        run(Command::new("/bin/sh").args(["-c", script]), input, patience).unwrap()
+        run(
+            Command::new("/bin/sh").args(["-c", script]),
+            input,
+            patience,
+        )
+        .unwrap()
     }
 
     #[test]

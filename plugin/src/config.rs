@@ -15,6 +15,7 @@ use crate::args::Args;
 use crate::error::Error;
 use crate::gc::ValidAttachment;
 use crate::keys;
+use crate::requests::Requests;
 use crate::result::{self, Made, PrevResult};
 
 /// The versions of the specification whose results this plugin produces.
@@ -94,6 +95,14 @@ impl Network {
             .validate()
             .map_err(|error| Error::configuration(format!("network {}: {error}", self.name)))?;
         Ok(settings)
+    }
+
+    /// Reads what is asked for this attachment alone.
+    pub(crate) fn requests(&self) -> Result<Requests, Error> {
+        Requests::read(&self.object).map_err(|error| {
+            let name = &self.name;
+            Error::configuration(format!("read the configuration of network {name}: {error}"))
+        })
     }
 
     /// The daemon's socket, whatever else `dataplane` holds; the default one

@@ -20,7 +20,7 @@ pub(crate) fn del(args: &Args, network: &Network) -> Result<(), Error> {
         detach(&Client::new(&network.socket()), &id),
         // Also when the link is gone already: the addresses may not be.
         match network.ipam_type {
-            Some(_) => Ipam::find(network, &args.path).and_then(|ipam| ipam.del()),
+            Some(_) => Ipam::find_for(args, network).and_then(|ipam| ipam.del()),
             None => Ok(()),
         },
         // Last: while the link is there no ADD of the same attachment begins,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use sluice_control::AttachmentId;
 
+use crate::args::Args;
 use crate::child::{self, Outcome};
 use crate::config::{Network, SUPPORTED_VERSIONS, is_at_least, since};
 use crate::error::Error;
@@ -34,11 +35,21 @@ pub(crate) struct Ipam<'a> {
     name: String,
     executable: PathBuf,
     network: &'a Network,
+    /// `CNI_ARGS` for it.
+    cni_args: String,
     patience: Duration,
 }
 
 impl<'a> Ipam<'a> {
-    /// Finds the plugin that `ipam.type` names.
+    /// Finds the plugin that `ipam.type` names, to ask it about a container.
+    pub(crate) fn find_for(args: &Args, network: &'a Network) -> Result<Self, Error> {
+        Ok(Self {
+            cni_args: args.cni_args.for_ipam(),
+            ..Self::find(network, &args.path)?
+        })
+    }
+
+    /// Finds the plugin that `ipam.type` names, to ask it about the network.
     pub(crate) fn find(network: &'a Network, path: &[PathBuf]) -> Result<Self, Error> {
         let name = network.ipam_type.clone().ok_or_else(|| {
             Error::configuration(format!(
@@ -66,6 +77,7 @@ impl<'a> Ipam<'a> {
             name,
             executable,
             network,
+            cni_args: String::new(),
             patience: PATIENCE,
         })
     }
@@ -166,7 +178,10 @@ impl<'a> Ipam<'a> {
 
     fn run_as(&self, verb: &str, env: Env, version: &str) -> Result<Vec<u8>, Error> {
         let mut command = Command::new(&self.executable);
-        command.env("CNI_COMMAND", verb).envs(env.iter().copied());
+        command
+            .env("CNI_COMMAND", verb)
+            .env("CNI_ARGS", &self.cni_args)
+            .envs(env.iter().copied());
         let outcome = child::run(&mut command, self.network.to_json(version), self.patience);
         match outcome {
             Ok(Outcome::Ended(output)) if output.status.success() => Ok(output.stdout),

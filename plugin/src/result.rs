@@ -199,11 +199,6 @@ pub(crate) fn convert(result: &mut Map<String, Value>, version: &str) {
     }
 }
 
-/// A MAC address as results write it.
-pub(crate) fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +211,7 @@ mod tests {
             version,
             interfaces: vec![Interface {
                 name: "eth0".into(),
-                mac: mac_text([2, 0, 0, 0, 0, 0xab]),
+                mac: "02:00:00:00:00:ab".into(),
                 mtu: None,
                 sandbox: Some("/run/netns/x".into()),
             }],

@@ -66,7 +66,13 @@ mod tests {
 
     #[test]
     fn labels_cannot_forge_a_line() {
-        for good in ["kube-system", "web-5f7c_1", "a", "0f5e-11", &"a".repeat(253)] {
+        for good in [
+            "kube-system",
+            "web-5f7c_1",
+            "a",
+            "0f5e-11",
+            &"a".repeat(253),
+        ] {
             assert_eq!(check_label(good), Ok(()), "{good:?}");
         }
         let long = "a".repeat(254);
@@ -79,7 +85,13 @@ mod tests {
     fn a_pods_mac_address_is_unicast_and_not_the_nodes() {
         assert_eq!(check_pod_mac([2, 0, 0, 0, 0, 1]), Ok(()));
         assert_eq!(check_pod_mac([0, 0, 0, 0, 0, 1]), Ok(()));
-        for bad in [[0; 6], [0xff; 6], [1, 0, 0, 0, 0, 1], *b"\x02SLUIC", *b"\x02SLUI0"] {
+        for bad in [
+            [0; 6],
+            [0xff; 6],
+            [1, 0, 0, 0, 0, 1],
+            *b"\x02SLUIC",
+            *b"\x02SLUI0",
+        ] {
             assert!(check_pod_mac(bad).is_err(), "{bad:x?}");
         }
     }

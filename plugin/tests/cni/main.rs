@@ -15,6 +15,7 @@ mod gc;
 mod ipam;
 mod node;
 mod parallel;
+mod requests;
 mod space;
 mod status;
 mod table;

@@ -44,7 +44,7 @@ const fn early(spoil: fn(&mut Call), needle: &'static str, codes: [u32; 5]) -> R
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 36] = [
+const ROWS: [Row; 43] = [
     //                                                                     ADD DEL CHECK GC STATUS
     row(|_| {}, "",                                                       [0, 0, 0, 0, 0]),
     // What is on stdin.
@@ -62,7 +62,16 @@ const ROWS: [Row; 36] = [
     row(|c| c.set("localMTU", 9000), "did you mean localMtu?",            [7, 0, 0, 0, 0]),
     row(|c| c.set("vlan", 100), "VLAN",                                   [7, 0, 0, 0, 0]),
     row(|c| c.set("promiscMode", true), "promiscMode",                    [7, 0, 0, 0, 0]),
+    row(|c| c.set("runtimeConfig", json!({"mac": 7})), "runtimeConfig",   [7, 0, 0, 0, 0]),
+    row(|c| c.set("runtimeConfig", json!({"mac": "01:00:00:00:00:01"})), "runtimeConfig.mac",
+                                                                          [7, 0, 0, 0, 0]),
+    row(|c| c.set("args", json!({"cni": {"mac": "02:SLUIC"}})), "args.cni.mac",
+                                                                          [7, 0, 0, 0, 0]),
+    row(|c| c.set("args", json!({"cni": {"labels": 7}})), "args",         [7, 0, 0, 0, 0]),
     // Variables.
+    early(|c| c.env("CNI_ARGS", "IgnoreUnknown"), "CNI_ARGS",             [4, 0, 4, 0, 0]),
+    row(|c| c.env("CNI_ARGS", "MAC=02:53:4c:55:49:43"), "MAC in CNI_ARGS", [4, 0, 0, 0, 0]),
+    row(|c| c.env("CNI_ARGS", "K8S_POD_NAME=a\nb"), "K8S_POD_NAME",       [4, 0, 0, 0, 0]),
     early(|c| c.unset("CNI_CONTAINERID"), "CNI_CONTAINERID not set",      [4, 4, 4, 0, 0]),
     early(|c| c.env("CNI_CONTAINERID", "../c2"), "CNI_CONTAINERID",       [4, 4, 4, 0, 0]),
     early(|c| c.unset("CNI_IFNAME"), "CNI_IFNAME not set",                [4, 4, 4, 0, 0]),
