@@ -211,14 +211,9 @@ impl HostPort {
                 .replace_neighbour(host, NEXT_HOP6.into(), GATEWAY_MAC)?;
         }
         self.netlink.replace_route(&Route {
-            destination: host_net(NEXT_HOP4.into()),
-            gateway: None,
-            interface: host,
-            onlink: false,
-            source: None,
-            mtu: None,
-            link_scope: true,
+            scope: Route::SCOPE_LINK,
             protocol: ROUTE_PROTOCOL,
+            ..Route::new(host_net(NEXT_HOP4.into()), host)
         })?;
         Ok(())
     }
@@ -328,18 +323,15 @@ impl HostPort {
         let address = pod.address.addr();
         let is_ipv4 = address.is_ipv4();
         Route {
-            destination: host_net(address),
             gateway: Some(if is_ipv4 {
                 NEXT_HOP4.into()
             } else {
                 NEXT_HOP6.into()
             }),
-            interface: self.host.index,
             onlink: is_ipv4,
             source: (!is_default_gateway(pod.gateway)).then_some(pod.gateway),
-            mtu: None,
-            link_scope: false,
             protocol: ROUTE_PROTOCOL,
+            ..Route::new(host_net(address), self.host.index)
         }
     }
 

@@ -149,14 +149,8 @@ fn a_taken_name_in_the_pod_leaves_no_half_pair() {
 fn errors_carry_the_kernels_explanation() {
     let (_space, netlink, index) = wired();
     let route = Route {
-        destination: "10.9.0.0/16".parse().unwrap(),
         gateway: Some("10.8.0.1".parse().unwrap()),
-        interface: index,
-        onlink: false,
-        source: None,
-        mtu: None,
-        link_scope: false,
-        protocol: 4,
+        ..Route::new("10.9.0.0/16".parse().unwrap(), index)
     };
     let error = netlink.replace_route(&route).unwrap_err();
     assert_eq!(error.errno(), Some(libc::ENETUNREACH));
@@ -231,14 +225,12 @@ fn routes_are_read_back_as_written_and_deleted_once() {
             .unwrap();
     }
     let route = |destination: &str, gateway: &str, source: Option<&str>, mtu| Route {
-        destination: destination.parse().unwrap(),
         gateway: Some(gateway.parse().unwrap()),
-        interface: index,
         onlink: true,
         source: source.map(|s| s.parse::<IpAddr>().unwrap()),
         mtu,
-        link_scope: false,
         protocol: 83,
+        ..Route::new(destination.parse().unwrap(), index)
     };
     let routes = [
         route("0.0.0.0/0", "10.77.0.1", None, Some(1500)),
@@ -253,8 +245,18 @@ fn routes_are_read_back_as_written_and_deleted_once() {
         Route {
             gateway: None,
             onlink: false,
-            link_scope: true,
+            scope: Route::SCOPE_LINK,
             ..route("169.254.1.2/32", "0.0.0.0", None, None)
+        },
+        Route {
+            priority: Some(50),
+            advmss: Some(1200),
+            scope: 200,
+            ..route("10.96.0.0/12", "10.77.0.1", None, None)
+        },
+        Route {
+            priority: Some(50),
+            ..route("fd96::/64", "fd77::1", None, Some(1400))
         },
     ];
     for route in &routes {
@@ -279,6 +281,33 @@ fn routes_are_read_back_as_written_and_deleted_once() {
     for route in &routes {
         assert!(netlink.delete_route(route).unwrap(), "{route}");
         assert!(!netlink.delete_route(route).unwrap(), "{route}");
+    }
+}
+
+#[test]
+fn routes_of_other_tables_are_read_and_deleted_there() {
+    let (_space, netlink, index) = wired();
+    let main = netlink.routes().unwrap();
+    for (destination, table) in [
+        ("10.9.0.0/16", 100),
+        ("fd09::/64", 100),
+        ("10.9.0.0/16", 4000),
+    ] {
+        let route = Route {
+            table,
+            protocol: 4,
+            scope: if destination.contains(':') {
+                0
+            } else {
+                Route::SCOPE_LINK
+            },
+            ..Route::new(destination.parse().unwrap(), index)
+        };
+        assert!(netlink.add_route(&route).unwrap(), "{route}");
+        assert!(netlink.routes_of_all_tables().unwrap().contains(&route));
+        assert_eq!(netlink.routes().unwrap(), main);
+        assert!(netlink.delete_route(&route).unwrap(), "{route}");
+        assert!(!netlink.delete_route(&route).unwrap(), "{route}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Routes of the main table.
+//! Unicast routes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,7 +14,10 @@ use rtnetlink::packet_route::route::{
 use super::existed;
 use crate::{LinkError, Netlink};
 
-/// A unicast route of the main table.
+/// The kernel's priority of IPv6 routes that ask for none (IP6_RT_PRIO_USER).
+const DEFAULT_PRIORITY6: u32 = 1024;
+
+/// A unicast route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Where to. Bits beyond the prefix are ignored.
@@ -29,10 +32,43 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// MTU of the route in bytes of IP packet; the interface's if `None`.
     pub mtu: Option<u32>,
-    /// Valid for directly connected hosts only (IPv4; needed without gateway).
-    pub link_scope: bool,
+    /// Maximum segment size that TCP announces, in bytes; from the MTU if `None`.
+    pub advmss: Option<u32>,
+    /// The smaller goes first; the kernel's default if `None`.
+    pub priority: Option<u32>,
+    /// The table it is in.
+    pub table: u32,
+    /// How far away the destination is (`rtm_scope`, IPv4): [`Route::SCOPE_LINK`]
+    /// is needed without gateway, and not possible with one.
+    pub scope: u8,
     /// Who made it (`rtm_protocol`): 4 for static, 83 for the daemon.
     pub protocol: u8,
+}
+
+impl Route {
+    /// The table that is looked at if no rule says otherwise.
+    pub const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+    /// `RT_SCOPE_LINK`: directly connected hosts.
+    pub const SCOPE_LINK: u8 = 253;
+
+    /// A route of the main table to what is on the link, nobody's
+    /// (`RTPROT_UNSPEC`) and with the kernel's defaults.
+    #[must_use]
+    pub fn new(destination: IpNet, interface: u32) -> Self {
+        Self {
+            destination,
+            gateway: None,
+            interface,
+            onlink: false,
+            source: None,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: Self::TABLE_MAIN,
+            scope: 0,
+            protocol: 0,
+        }
+    }
 }
 
 impl Netlink {
@@ -67,12 +103,22 @@ impl Netlink {
         existed(result, libc::ESRCH)
     }
 
+    /// The unicast routes of the main table, as [`Netlink::routes_of_all_tables`].
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn routes(&self) -> Result<Vec<Route>, LinkError> {
+        let mut routes = self.routes_of_all_tables()?;
+        routes.retain(|route| route.table == Route::TABLE_MAIN);
+        Ok(routes)
+    }
+
     /// The unicast routes of both families with one interface. Multipath
     /// routes are left out.
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub fn routes(&self) -> Result<Vec<Route>, LinkError> {
+    pub fn routes_of_all_tables(&self) -> Result<Vec<Route>, LinkError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
@@ -133,8 +179,10 @@ impl Route {
         };
         header.destination_prefix_length = destination.prefix_len();
         attributes.push(RouteAttribute::Destination(destination.addr().into()));
-        if self.link_scope {
-            header.scope = RouteScope::Link;
+        header.scope = RouteScope::from(self.scope);
+        match u8::try_from(self.table) {
+            Ok(table) => header.table = table,
+            Err(_) => attributes.push(RouteAttribute::Table(self.table)),
         }
         if self.onlink {
             header.flags |= RouteFlags::Onlink;
@@ -145,59 +193,69 @@ impl Route {
         if let Some(source) = self.source {
             attributes.push(RouteAttribute::PrefSource(source.into()));
         }
-        if let Some(mtu) = self.mtu {
-            attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        if let Some(priority) = self.priority {
+            attributes.push(RouteAttribute::Priority(priority));
+        }
+        let mtu = self.mtu.map(RouteMetric::Mtu);
+        let advmss = self.advmss.map(RouteMetric::Advmss);
+        let metrics: Vec<_> = mtu.into_iter().chain(advmss).collect();
+        if !metrics.is_empty() {
+            attributes.push(RouteAttribute::Metrics(metrics));
         }
         message
     }
 
-    /// `None` for what is not a unicast route of the main table with one
-    /// interface.
+    /// `None` for what is not a unicast route with one interface.
     fn parse(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         if header.kind != RouteType::Unicast || header.flags.contains(RouteFlags::Cloned) {
             return None;
         }
         let length = header.destination_prefix_length;
-        let mut table = u32::from(header.table);
         // A default route carries no destination attribute.
-        let mut destination = match header.address_family {
+        let destination = match header.address_family {
             AddressFamily::Inet => IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).ok()?),
             AddressFamily::Inet6 => IpNet::V6(Ipv6Net::new(Ipv6Addr::UNSPECIFIED, length).ok()?),
             _ => return None,
         };
-        let (mut gateway, mut interface, mut source, mut mtu) = (None, None, None, None);
+        let mut interface = None;
+        let mut route = Self {
+            table: header.table.into(),
+            scope: header.scope.into(),
+            onlink: header.flags.contains(RouteFlags::Onlink),
+            protocol: header.protocol.into(),
+            ..Self::new(destination, 0)
+        };
+        let default_priority = match header.address_family {
+            AddressFamily::Inet6 => DEFAULT_PRIORITY6,
+            _ => 0,
+        };
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Table(id) => table = *id,
+                RouteAttribute::Table(id) => route.table = *id,
                 RouteAttribute::Destination(address) => {
-                    destination = IpNet::new(ip(address)?, length).ok()?;
+                    route.destination = IpNet::new(ip(address)?, length).ok()?;
                 }
-                RouteAttribute::Gateway(address) => gateway = ip(address),
+                RouteAttribute::Gateway(address) => route.gateway = ip(address),
                 RouteAttribute::Oif(index) => interface = Some(*index),
-                RouteAttribute::PrefSource(address) => source = ip(address),
+                RouteAttribute::PrefSource(address) => route.source = ip(address),
+                RouteAttribute::Priority(priority) => {
+                    route.priority = Some(*priority).filter(|p| *p != default_priority);
+                }
                 RouteAttribute::Metrics(metrics) => {
-                    mtu = metrics.iter().find_map(|metric| match metric {
-                        RouteMetric::Mtu(mtu) => Some(*mtu),
-                        _ => None,
-                    });
+                    for metric in metrics {
+                        match metric {
+                            RouteMetric::Mtu(bytes) => route.mtu = Some(*bytes),
+                            RouteMetric::Advmss(bytes) => route.advmss = Some(*bytes),
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
         }
-        if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-            return None;
-        }
-        Some(Self {
-            destination,
-            gateway,
-            interface: interface?,
-            onlink: header.flags.contains(RouteFlags::Onlink),
-            source,
-            mtu,
-            link_scope: header.scope == RouteScope::Link,
-            protocol: header.protocol.into(),
-        })
+        route.interface = interface?;
+        Some(route)
     }
 }
 
