@@ -19,7 +19,7 @@ use crate::names;
 use crate::plan::Plan;
 use crate::pod::{Pod, Setup};
 use crate::requests::Requests;
-use crate::result::{AddResult, Interface, Ip, IpamResult, RouteEntry};
+use crate::result::{AddResult, Interface, Ip, IpamResult};
 use crate::undo::Undo;
 
 /// The interface that a default route belongs to. Secondary networks, which
@@ -189,11 +189,7 @@ impl<'a> Add<'a> {
                 .map(|pod| Ip::new(version, pod.address, pod.gateway, pod_end))
                 .collect(),
             routes: routes
-                .map(|route| RouteEntry {
-                    dst: route.destination,
-                    gw: Some(route.gateway),
-                    mtu: mtu(route.mtu),
-                })
+                .filter_map(|route| route.in_result(version))
                 .collect(),
             dns: self.settings.dns.clone().or_else(|| ipam.dns.clone()),
         }

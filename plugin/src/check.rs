@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use sluice_control::{AttachmentId, Client};
-use sluice_link::{Link, Netlink, Netns};
+use sluice_link::{Link, Netlink, Netns, Route};
 
 use crate::args::Args;
 use crate::config::Network;
@@ -16,7 +16,7 @@ use crate::ipam::Ipam;
 use crate::mac;
 use crate::names;
 use crate::pod;
-use crate::result::Made;
+use crate::result::{Made, RouteEntry};
 
 /// Checks the attachment. All is compared; what differs is reported together.
 pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
@@ -93,15 +93,9 @@ impl Check {
         if let Some(lost) = self.addresses.iter().find(|a| !addresses.contains(a)) {
             return self.differs(format!("{ifname} has lost the address {lost}"));
         }
-        let routes = netlink.routes()?;
-        let lost = self.made.routes.iter().find(|route| {
-            let is_it = |found: &&sluice_link::Route| {
-                // One through another interface was there before ours.
-                let same_way = found.interface != link.index || route.gw == found.gateway;
-                found.destination == route.dst.trunc() && (route.gw.is_none() || same_way)
-            };
-            !routes.iter().any(|found| is_it(&found))
-        });
+        let routes = netlink.routes_of_all_tables()?;
+        let is_lost = |made: &&RouteEntry| !routes.iter().any(|r| is_made(r, made, link.index));
+        let lost = self.made.routes.iter().find(is_lost);
         match lost {
             Some(lost) => self.differs(format!("the pod has lost its route to {}", lost.dst)),
             None => Ok(()),
@@ -181,6 +175,26 @@ impl Check {
             "check {id}: {how}; delete the pod and create it anew"
         )))
     }
+}
+
+/// Whether a route of the pod is the one that the result names, which says
+/// little before 1.1.0. One through another interface was there before ours.
+fn is_made(found: &Route, made: &RouteEntry, interface: u32) -> bool {
+    let options = made.options;
+    let expected = Route {
+        table: options.table(),
+        priority: options.priority,
+        ..Route::new(made.dst.trunc(), interface)
+    };
+    let is_there = match options.priority {
+        Some(_) => found.has_place_of(&expected),
+        None => (found.destination, found.table) == (expected.destination, expected.table),
+    };
+    let is_same = |made: Option<u32>, found| made.is_none() || made == found;
+    let is_as_made = is_same(made.mtu, found.mtu)
+        && is_same(options.advmss, found.advmss)
+        && made.gw.is_none_or(|gateway| found.gateway == Some(gateway));
+    is_there && (found.interface != interface || is_as_made)
 }
 
 fn list(addresses: &[IpNet]) -> String {

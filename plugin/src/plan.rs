@@ -8,10 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sluice_control::PodAddress;
+use sluice_link::Route;
 
-use crate::config::Mtus;
+use crate::config::{Mtus, is_at_least};
 use crate::error::Error;
-use crate::result::{IpamResult, RouteEntry};
+use crate::result::{IpamResult, RouteEntry, RouteOptions};
 
 /// The pod's next hop where IPAM names no gateway. Link-local: it needs no
 /// address of the pods' subnet.
@@ -20,6 +21,9 @@ const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
 const DEFAULT4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 const DEFAULT6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+
+/// `RTPROT_STATIC`: who asks finds that an administrator made the route.
+const PROTOCOL_STATIC: u8 = 4;
 
 /// Addresses, routes and neighbours of the pod's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,48 @@ pub(crate) struct PlannedRoute {
     pub(crate) gateway: IpAddr,
     /// In bytes of IP packet.
     pub(crate) mtu: u32,
+    /// As IPAM gave them.
+    pub(crate) options: RouteOptions,
+}
+
+impl PlannedRoute {
+    /// The route by a pod's interface, as the kernel is asked for it.
+    pub(crate) fn by(&self, interface: u32) -> Route {
+        let RouteOptions {
+            advmss,
+            priority,
+            scope,
+            ..
+        } = self.options;
+        Route {
+            gateway: Some(self.gateway),
+            onlink: true,
+            mtu: Some(self.mtu),
+            advmss,
+            priority,
+            table: self.options.table(),
+            scope: scope.unwrap_or(0),
+            protocol: PROTOCOL_STATIC,
+            ..Route::new(self.destination, interface)
+        }
+    }
+
+    /// The route in a result of the specification's `version`. Before 1.1.0 it
+    /// is a destination and a gateway, and in the main table.
+    pub(crate) fn in_result(&self, version: &str) -> Option<RouteEntry> {
+        let says_all = is_at_least(version, "1.1.0");
+        let is_sayable = says_all || self.options.table() == Route::TABLE_MAIN;
+        is_sayable.then(|| RouteEntry {
+            dst: self.destination,
+            gw: Some(self.gateway),
+            mtu: says_all.then_some(self.mtu),
+            options: if says_all {
+                self.options
+            } else {
+                RouteOptions::default()
+            },
+        })
+    }
 }
 
 impl Plan {
@@ -96,8 +142,31 @@ impl Plan {
                 route.dst
             ))
         })?;
+        if route
+            .options
+            .scope
+            .is_some_and(|scope| scope >= Route::SCOPE_LINK)
+        {
+            return Err(Error::ipam(format!(
+                "IPAM gave a route to {} with the scope of what is on the link: a pod reaches \
+                 everything through its gateway; remove the route's scope",
+                route.dst
+            )));
+        }
         let mtu = route.mtu.filter(|mtu| *mtu > 0).unwrap_or(mtus.uplink);
-        self.push(route.dst, gateway, mtu.min(mtus.local));
+        let planned = PlannedRoute {
+            destination: route.dst.trunc(),
+            gateway,
+            mtu: mtu.min(mtus.local),
+            options: route.options,
+        };
+        let is_same = |other: &PlannedRoute| {
+            let place = |r: &PlannedRoute| (r.destination, r.options.table(), r.options.priority);
+            place(other) == place(&planned)
+        };
+        if !self.routes.iter().any(is_same) {
+            self.routes.push(planned);
+        }
         Ok(())
     }
 
@@ -125,14 +194,17 @@ impl Plan {
         gateways.find(|gateway| gateway.is_ipv4() == ipv4)
     }
 
-    /// The first route to a destination wins: IPAM's go before ours.
+    /// A route of ours, where IPAM gave none to the destination.
     fn push(&mut self, destination: IpNet, gateway: IpAddr, mtu: u32) {
-        let destination = destination.trunc();
-        if self.routes.iter().all(|r| r.destination != destination) {
+        let is_there = |r: &PlannedRoute| {
+            r.destination == destination && r.options.table() == Route::TABLE_MAIN
+        };
+        if !self.routes.iter().any(is_there) {
             self.routes.push(PlannedRoute {
                 destination,
                 gateway,
                 mtu,
+                options: RouteOptions::default(),
             });
         }
     }
@@ -201,6 +273,38 @@ mod tests {
     }
 
     #[test]
+    fn routes_of_other_tables_and_priorities_stand_beside_each_other() {
+        let ipam = json!({
+            "ips": [{"address": "10.77.0.11/24"}],
+            "routes": [
+                {"dst": "0.0.0.0/0", "table": 100},
+                {"dst": "10.96.0.0/12", "priority": 5, "mtu": 9000, "advmss": 1200},
+                {"dst": "10.96.0.0/12", "priority": 6, "table": 0, "scope": 200},
+                {"dst": "10.96.0.0/12", "priority": 6, "table": 254},
+            ],
+        });
+        assert_eq!(
+            routes(ipam.clone(), true),
+            [
+                "0.0.0.0/0 via 169.254.1.1 mtu 1500",
+                "10.96.0.0/12 via 169.254.1.1 mtu 9000",
+                "10.96.0.0/12 via 169.254.1.1 mtu 1500",
+                "10.77.0.0/24 via 169.254.1.1 mtu 65000",
+                // IPAM's is in another table.
+                "0.0.0.0/0 via 169.254.1.1 mtu 1500",
+            ]
+        );
+        let plan = plan(ipam, true).unwrap();
+        let kernel: Vec<Route> = plan.routes.iter().map(|route| route.by(7)).collect();
+        assert_eq!((kernel[0].table, kernel[0].priority), (100, None));
+        assert_eq!(
+            (kernel[1].advmss, kernel[1].priority),
+            (Some(1200), Some(5))
+        );
+        assert_eq!((kernel[2].table, kernel[2].scope), (254, 200));
+    }
+
+    #[test]
     fn a_host_address_has_no_local_route() {
         let ipam = json!({"ips": [{"address": "10.77.0.11/32"}, {"address": "fd77::11/128"}]});
         assert_eq!(
@@ -217,6 +321,7 @@ mod tests {
         for route in [
             json!({"dst": "::/0"}),
             json!({"dst": "0.0.0.0/0", "gw": "fe80::1"}),
+            json!({"dst": "10.9.0.0/16", "scope": 253}),
         ] {
             let ipam = json!({"ips": [{"address": "10.77.0.11/24"}], "routes": [route]});
             let error = plan(ipam, true).unwrap_err();

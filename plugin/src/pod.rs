@@ -8,14 +8,11 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use sluice_link::features::{self, Feature};
-use sluice_link::{AddressOptions, LinkError, Netlink, Netns, Route, sysctl};
+use sluice_link::{AddressOptions, LinkError, Netlink, Netns, sysctl};
 
 use crate::args::Args;
 use crate::error::Error;
 use crate::plan::Plan;
-
-/// `RTPROT_STATIC`: who asks finds that an administrator made the route.
-const PROTOCOL_STATIC: u8 = 4;
 
 /// How long the kernel may take to complete an IPv6 address. It takes
 /// milliseconds, and more where many pods come at once.
@@ -106,24 +103,15 @@ impl Setup<'_> {
         for gateway in self.plan.gateways() {
             netlink.replace_neighbour(index, gateway, self.gateway_mac)?;
         }
-        let before = netlink.routes()?;
-        for route in &self.plan.routes {
+        let before = netlink.routes_of_all_tables()?;
+        for planned in &self.plan.routes {
+            let route = planned.by(index);
             // The kernel refuses an IPv6 next hop that it finds behind
             // another interface (`ip6_route_check_nh_onlink`) before it says
             // that there is a route: two interfaces in one subnet.
             let is_taken = route.destination.addr().is_ipv6()
-                && before.iter().any(|r| r.destination == route.destination);
-            let added = !is_taken
-                && netlink.add_route(&Route {
-                    destination: route.destination,
-                    gateway: Some(route.gateway),
-                    interface: index,
-                    onlink: true,
-                    source: None,
-                    mtu: Some(route.mtu),
-                    link_scope: false,
-                    protocol: PROTOCOL_STATIC,
-                })?;
+                && before.iter().any(|other| other.has_place_of(&route));
+            let added = !is_taken && netlink.add_route(&route)?;
             if !added {
                 // Another interface's: with its loss at our DEL the pod would
                 // have none.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sluice_link::Route;
 
 /// What an IPAM plugin's ADD answers (specification, section 5, "Delegated
 /// plugins (IPAM)").
@@ -40,6 +41,33 @@ pub(crate) struct RouteEntry {
     /// In bytes of IP packet; results before 1.1.0 have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mtu: Option<u32>,
+    #[serde(flatten)]
+    pub(crate) options: RouteOptions,
+}
+
+/// What IPAM may say about a route since 1.1.0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct RouteOptions {
+    /// Maximum segment size that TCP announces, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) advmss: Option<u32>,
+    /// The smaller goes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) priority: Option<u32>,
+    /// The routing table it goes to, if not the main one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) table: Option<u32>,
+    /// `rtm_scope`: how far away the destination is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<u8>,
+}
+
+impl RouteOptions {
+    /// The table; 0 is a way to say none in particular.
+    pub(crate) fn table(&self) -> u32 {
+        let table = self.table.filter(|table| *table != 0);
+        table.unwrap_or(Route::TABLE_MAIN)
+    }
 }
 
 /// What ADD prints (specification, section 5, "ADD Success").
@@ -220,6 +248,7 @@ mod tests {
                 dst: "0.0.0.0/0".parse().unwrap(),
                 gw: None,
                 mtu: None,
+                options: RouteOptions::default(),
             }],
             dns: None,
         }

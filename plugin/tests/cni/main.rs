@@ -16,6 +16,7 @@ mod ipam;
 mod node;
 mod parallel;
 mod requests;
+mod routes;
 mod space;
 mod status;
 mod table;

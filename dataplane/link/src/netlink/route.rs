@@ -69,6 +69,24 @@ impl Route {
             protocol: 0,
         }
     }
+
+    /// Whether the kernel takes this route and `other` for one: the second
+    /// that is added exists already.
+    #[must_use]
+    pub fn has_place_of(&self, other: &Self) -> bool {
+        let place = |route: &Self| (route.destination, route.table, route.effective_priority());
+        place(self) == place(other)
+    }
+
+    /// The priority, or what the kernel takes where none is given. 0 is none.
+    #[must_use]
+    pub fn effective_priority(&self) -> u32 {
+        let default = match self.destination {
+            IpNet::V4(_) => 0,
+            IpNet::V6(_) => DEFAULT_PRIORITY6,
+        };
+        self.priority.filter(|p| *p != 0).unwrap_or(default)
+    }
 }
 
 impl Netlink {
@@ -226,10 +244,6 @@ impl Route {
             protocol: header.protocol.into(),
             ..Self::new(destination, 0)
         };
-        let default_priority = match header.address_family {
-            AddressFamily::Inet6 => DEFAULT_PRIORITY6,
-            _ => 0,
-        };
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Table(id) => route.table = *id,
@@ -240,7 +254,8 @@ impl Route {
                 RouteAttribute::Oif(index) => interface = Some(*index),
                 RouteAttribute::PrefSource(address) => route.source = ip(address),
                 RouteAttribute::Priority(priority) => {
-                    route.priority = Some(*priority).filter(|p| *p != default_priority);
+                    let default = route.effective_priority();
+                    route.priority = Some(*priority).filter(|p| *p != default);
                 }
                 RouteAttribute::Metrics(metrics) => {
                     for metric in metrics {
