@@ -14,6 +14,7 @@ use crate::config::{Mtus, Network, Settings, is_at_least};
 use crate::del;
 use crate::error::Error;
 use crate::ipam::Ipam;
+use crate::log;
 use crate::mac;
 use crate::names;
 use crate::plan::Plan;
@@ -66,7 +67,7 @@ impl<'a> Add<'a> {
         let ipam = Ipam::find_for(args, network)?;
         let pod = Pod::open(args)?;
         let client = Client::new(&settings.dataplane.socket());
-        let facts = client.describe()?;
+        let facts = log::timed("ask the daemon for facts", || client.describe())?;
         let mtus = settings.mtus(&facts)?;
         warn_of_differences(&settings.dataplane, &facts.settings);
 
@@ -120,16 +121,17 @@ impl<'a> Add<'a> {
             ))
         })?;
         undo.push(|| del::detach(&self.client, &self.id));
-        self.client.ask(Request::Attach { attachment })?;
+        log::timed("attach", || self.client.ask(Request::Attach { attachment }))?;
 
         // After Attach, which brings the host's end up: an interface that
         // comes up with its carrier there can send at once, one that gets it
         // later only when the kernel's link watch has run (dev_activate).
-        self.pod.configure(&Setup {
+        let setup = Setup {
             plan: &plan,
             gateway_mac: self.facts.gateway_mac,
             checksum_offload: self.facts.checksum_offload,
-        })?;
+        };
+        log::timed("configure the pod", || self.pod.configure(&setup))?;
         Ok(self.result(&plan, &ipam))
     }
 
@@ -138,7 +140,7 @@ impl<'a> Add<'a> {
     /// all but one end here, before they could touch the winner's addresses.
     /// It is made whole or not at all, so that a failure has nothing to undo.
     fn claim(&self) -> Result<(), Error> {
-        let made = self.netlink.create_veth(&VethPair {
+        let pair = VethPair {
             name: self.host_ifname.clone(),
             mac: Some(self.facts.gateway_mac),
             mtu: self.mtus.local,
@@ -148,7 +150,8 @@ impl<'a> Add<'a> {
                 mtu: self.mtus.local,
                 netns: Some(&self.pod.netns),
             },
-        });
+        };
+        let made = log::timed("make the veth pair", || self.netlink.create_veth(&pair));
         made.map_err(|error| match error.errno() {
             Some(libc::EEXIST) => Error::conflict(format!(
                 "attach {}: {error}: another ADD was faster; run DEL for it first",
@@ -191,7 +194,7 @@ impl<'a> Add<'a> {
             routes: routes
                 .filter_map(|route| route.in_result(version))
                 .collect(),
-            dns: self.settings.dns.clone().or_else(|| ipam.dns.clone()),
+            dns: self.settings.dns.or(&ipam.dns).clone(),
         }
     }
 }
@@ -200,7 +203,7 @@ impl<'a> Add<'a> {
 /// configuration has moved on.
 fn warn_of_differences(ours: &DataplaneSettings, daemons: &DataplaneSettings) {
     for line in differences(ours, daemons) {
-        eprintln!("sluice: {line}");
+        tracing::warn!("{line}");
     }
 }
 

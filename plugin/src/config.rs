@@ -15,8 +15,9 @@ use crate::args::Args;
 use crate::error::Error;
 use crate::gc::ValidAttachment;
 use crate::keys;
+use crate::log;
 use crate::requests::Requests;
-use crate::result::{self, Made, PrevResult};
+use crate::result::{self, Dns, Made, PrevResult};
 
 /// The versions of the specification whose results this plugin produces.
 pub(crate) const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -88,7 +89,11 @@ impl Network {
         let settings =
             Settings::deserialize(Value::Object(sorted.ours)).map_err(|error| bad(&error))?;
         for line in sorted.moot {
-            eprintln!("sluice: {line}");
+            tracing::warn!("{line}");
+        }
+        if let Some(path) = &settings.log_file {
+            log::check_path(path)
+                .map_err(|rule| bad(&format!("logFile is {}: it {rule}", path.display())))?;
         }
         settings
             .dataplane
@@ -223,9 +228,12 @@ pub(crate) struct Settings {
     /// Node-wide settings.
     pub(crate) dataplane: DataplaneSettings,
     /// Passed on in the result.
-    pub(crate) dns: Option<Map<String, Value>>,
+    pub(crate) dns: Dns,
     /// What the plugins before us in the list made.
     pub(crate) prev_result: Option<PrevResult>,
+    /// Checked here, used before.
+    log_file: Option<PathBuf>,
+    log_level: Option<log::Level>,
 }
 
 /// An MTU for each way out of a pod.
@@ -303,6 +311,10 @@ mod tests {
             (json!({"mtu": "1500"}), "1500"),
             (json!({"mtu": -1}), "-1"),
             (json!({"ipMasq": 1}), "1"),
+            (json!({"dns": {"nameservers": "10.0.0.1"}}), "10.0.0.1"),
+            (json!({"logLevel": "loud"}), "loud"),
+            (json!({"logFile": "sluice.log"}), "sluice.log"),
+            (json!({"logFile": "/var/log/../x"}), "'..'"),
             (json!({"dataplane": {"worker": 2}}), "worker"),
             (json!({"dataplane": {"maxPorts": 0}}), "maxPorts"),
         ] {
@@ -321,7 +333,7 @@ mod tests {
             "prevResult": {"cniVersion": "1.0.0"},
         });
         let settings = settings(object).unwrap();
-        assert!(settings.ip_masq && settings.dns.is_some() && settings.prev_result.is_some());
+        assert!(settings.ip_masq && settings.prev_result.is_some());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::args::Args;
 use crate::config::Network;
 use crate::error::Error;
 use crate::ipam::Ipam;
+use crate::log;
 use crate::names;
 
 /// Detaches the pod and gives its addresses back.
@@ -35,10 +36,10 @@ pub(crate) fn del(args: &Args, network: &Network) -> Result<(), Error> {
 /// Tells the daemon to forget the attachment. A daemon that is down finds out
 /// when it starts: the link is gone.
 pub(crate) fn detach(client: &Client, id: &AttachmentId) -> Result<(), Error> {
-    match client.ask(Request::Detach { id: id.clone() }) {
+    match log::timed("detach", || client.ask(Request::Detach { id: id.clone() })) {
         Ok(_) => Ok(()),
         Err(error @ ClientError::Down { .. }) => {
-            eprintln!("sluice: detach {id}: {error} Going on without it.");
+            tracing::warn!("detach {id}: {error} Going on without it.");
             Ok(())
         }
         Err(error) => Err(error.into()),
@@ -48,6 +49,6 @@ pub(crate) fn detach(client: &Client, id: &AttachmentId) -> Result<(), Error> {
 /// Deletes the host's end, and the pod's with it. It is gone already when the
 /// pod's namespace is.
 pub(crate) fn delete_link(netlink: &Netlink, host_ifname: &str) -> Result<(), Error> {
-    netlink.delete_link(host_ifname)?;
+    log::timed("delete the link", || netlink.delete_link(host_ifname))?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_control::{ClientError, ErrorCode};
@@ -173,6 +174,11 @@ impl Error {
     pub(crate) fn and(mut self, other: impl Display) -> Self {
         self.details.push(other.to_string());
         self
+    }
+
+    /// Says in the log what an operation ended with, and after how long.
+    pub(crate) fn log(&self, took: Duration) {
+        tracing::error!(code = self.code, ?took, error = self.to_string(), "failed");
     }
 
     /// The error as the specification prints it, in the version of the

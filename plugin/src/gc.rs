@@ -37,7 +37,7 @@ pub(crate) fn gc(path: &[PathBuf], network: &Network) -> Result<(), Error> {
         Ok(attached) => {
             let stale = attached.into_iter().filter(|a| !is_valid(&valid, a));
             for attachment in stale {
-                eprintln!("sluice: {attachment} is not valid any more: removed");
+                tracing::info!("{attachment} is not valid any more: removed");
                 steps.extend(remove(&client, ipam.as_ref(), &attachment));
             }
         }

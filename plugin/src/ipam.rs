@@ -11,6 +11,7 @@ use crate::args::Args;
 use crate::child::{self, Outcome};
 use crate::config::{Network, SUPPORTED_VERSIONS, is_at_least, since};
 use crate::error::Error;
+use crate::log;
 use crate::result::IpamResult;
 
 /// Variables that the plugin gets in place of ours.
@@ -135,7 +136,7 @@ impl<'a> Ipam<'a> {
     fn forward(&self, verb: &str, env: Env, is_lack: fn(&Error) -> bool) -> Result<(), Error> {
         match self.delegate(verb, env) {
             Err(error) if is_lack(&error) => {
-                eprintln!("sluice: {error}: taken for a plugin without {verb}");
+                tracing::info!("{error}: taken for a plugin without {verb}");
                 Ok(())
             }
             other => other.map(|_| ()),
@@ -145,7 +146,12 @@ impl<'a> Ipam<'a> {
     /// Runs the plugin with our environment, but for `env`, and our
     /// configuration, in the plugin's version if it does not know ours.
     fn delegate(&self, verb: &str, env: Env) -> Result<Vec<u8>, Error> {
-        let run = |version| self.run_as(verb, env, version);
+        let run = |version| {
+            log::timed(
+                format_args!("{verb} by IPAM plugin {} in version {version}", self.name),
+                || self.run_as(verb, env, version),
+            )
+        };
         match run(self.network.version) {
             Err(error) if error.is_of_version() => match self.common_version() {
                 Ok(Some(version)) if is_at_least(version, since(verb)) => run(version),

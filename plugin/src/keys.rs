@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 /// The keys that are read, here or elsewhere.
-const OURS: [&str; 7] = [
+const OURS: [&str; 9] = [
     "mtu",
     "localMtu",
     "ipMasq",
@@ -15,6 +15,8 @@ const OURS: [&str; 7] = [
     "dataplane",
     "dns",
     "prevResult",
+    "logFile",
+    "logLevel",
 ];
 
 /// The specification's own keys that need no reading by ADD. Runtimes and
@@ -58,10 +60,7 @@ const MOOT: [(&str, &str); 13] = [
         "enabledad",
         "addresses are IPAM's to keep apart, and used at once",
     ),
-    (
-        "log_level",
-        "messages go to stderr, the daemon's to its log",
-    ),
+    ("log_level", "logLevel says what this plugin logs"),
     ("datastore_type", "there is no datastore"),
     ("nodename", "the node needs no name"),
     ("kubernetes", "the Kubernetes API is not used"),

@@ -18,6 +18,7 @@ mod error;
 mod gc;
 mod ipam;
 mod keys;
+mod log;
 mod mac;
 mod names;
 mod plan;
@@ -31,6 +32,7 @@ mod version;
 use std::env;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -47,11 +49,30 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     };
+    let command = command.to_string_lossy();
+    let start = Instant::now();
     let mut stdin = Vec::new();
-    let answer = io::stdin()
-        .read_to_end(&mut stdin)
-        .map_err(|cause| Error::io("read the network configuration from stdin", &cause))
-        .and_then(|_| answer(&command.to_string_lossy(), &stdin));
+    let read = io::stdin().read_to_end(&mut stdin);
+    log::start(&stdin);
+    let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    // At the level that is always on: it says what each line is about.
+    let span = tracing::error_span!(
+        "sluice",
+        verb = &*command,
+        container = variable("CNI_CONTAINERID"),
+        ifname = variable("CNI_IFNAME"),
+    );
+    let answer = span.in_scope(|| {
+        let answer = read
+            .map_err(|cause| Error::io("read the network configuration from stdin", &cause))
+            .and_then(|_| answer(&command, &stdin));
+        let took = start.elapsed();
+        match &answer {
+            Ok(_) => tracing::info!(?took, "done"),
+            Err(error) => error.log(took),
+        }
+        answer
+    });
     let (answer, code) = match answer {
         Ok(answer) => (answer, ExitCode::SUCCESS),
         Err(error) => (Some(error.to_json(&stdin)), ExitCode::FAILURE),

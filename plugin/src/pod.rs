@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use sluice_link::features::{self, Feature};
 use sluice_link::{AddressOptions, LinkError, Netlink, Netns, sysctl};
+use tracing::Span;
 
 use crate::args::Args;
 use crate::error::Error;
@@ -60,7 +61,10 @@ impl Pod {
 
     /// Configures the interface, which must exist, and brings it up.
     pub(crate) fn configure(&self, setup: &Setup) -> Result<(), Error> {
-        self.netns.run(|| setup.apply(&self.ifname))??;
+        // Another thread's work: it would log about nothing in particular.
+        let span = Span::current();
+        self.netns
+            .run(|| span.in_scope(|| setup.apply(&self.ifname)))??;
         Ok(())
     }
 }
@@ -115,8 +119,8 @@ impl Setup<'_> {
             if !added {
                 // Another interface's: with its loss at our DEL the pod would
                 // have none.
-                eprintln!(
-                    "sluice: {ifname}: the container has a route to {} already, which stays",
+                tracing::warn!(
+                    "{ifname}: the container has a route to {} already, which stays",
                     route.destination
                 );
             }

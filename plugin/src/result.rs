@@ -18,7 +18,33 @@ pub(crate) struct IpamResult {
     /// Routes to make.
     pub(crate) routes: Vec<RouteEntry>,
     /// DNS settings, passed on.
-    pub(crate) dns: Option<Map<String, Value>>,
+    pub(crate) dns: Dns,
+}
+
+/// DNS settings: nobody's here, for the runtime and for those who come after
+/// us in the list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Dns {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nameservers: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    domain: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    search: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    options: Vec<String>,
+}
+
+impl Dns {
+    /// These, or `others` if these say nothing.
+    pub(crate) fn or<'a>(&'a self, others: &'a Self) -> &'a Self {
+        if self.is_empty() { others } else { self }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One address from IPAM.
@@ -78,8 +104,8 @@ pub(crate) struct AddResult {
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) ips: Vec<Ip>,
     pub(crate) routes: Vec<RouteEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) dns: Option<Map<String, Value>>,
+    #[serde(skip_serializing_if = "Dns::is_empty")]
+    pub(crate) dns: Dns,
 }
 
 /// An interface that ADD made.
@@ -131,7 +157,7 @@ pub(crate) struct PrevResult {
     interfaces: Vec<Value>,
     ips: Vec<Value>,
     routes: Vec<Value>,
-    dns: Option<Map<String, Value>>,
+    dns: Option<Value>,
 }
 
 impl AddResult {
@@ -141,8 +167,10 @@ impl AddResult {
         for ip in &mut self.ips {
             ip.interface += prev.interfaces.len();
         }
-        self.dns = self.dns.or(prev.dns);
         let mut result = serde_json::to_value(self)?;
+        if let (None, Some(dns)) = (result.get("dns"), prev.dns) {
+            result["dns"] = dns;
+        }
         for (key, mut before) in [
             ("interfaces", prev.interfaces),
             ("ips", prev.ips),
@@ -250,8 +278,20 @@ mod tests {
                 mtu: None,
                 options: RouteOptions::default(),
             }],
-            dns: None,
+            dns: Dns::default(),
         }
+    }
+
+    #[test]
+    fn dns_settings_that_say_nothing_give_way() {
+        let read = |dns: Value| serde_json::from_value::<Dns>(dns).unwrap();
+        let ours = read(json!({"domain": "example.com", "search": ["a", "b"]}));
+        // host-local answers so where it has no resolvConf.
+        let ipams = read(json!({}));
+        assert_eq!(ipams.or(&ours), &ours);
+        assert_eq!(ours.or(&ipams), &ours);
+        let expected = json!({"domain": "example.com", "search": ["a", "b"]});
+        assert_eq!(serde_json::to_value(&ours).unwrap(), expected);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod daemon;
 mod del;
 mod gc;
 mod ipam;
+mod log;
 mod node;
 mod parallel;
 mod requests;

@@ -44,7 +44,7 @@ const fn early(spoil: fn(&mut Call), needle: &'static str, codes: [u32; 5]) -> R
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 43] = [
+const ROWS: [Row; 46] = [
     //                                                                     ADD DEL CHECK GC STATUS
     row(|_| {}, "",                                                       [0, 0, 0, 0, 0]),
     // What is on stdin.
@@ -60,6 +60,9 @@ const ROWS: [Row; 43] = [
     row(|c| c.set("mtu", 1279), "from 1280",                              [7, 0, 0, 0, 0]),
     row(|c| c.set("localMtu", 65_001), "at most 65000",                   [7, 0, 0, 0, 0]),
     row(|c| c.set("localMTU", 9000), "did you mean localMtu?",            [7, 0, 0, 0, 0]),
+    row(|c| c.set("dns", json!({"search": "a"})), "invalid type",         [7, 0, 0, 0, 0]),
+    row(|c| c.set("logFile", "../sluice.log"), "logFile",                 [7, 0, 0, 0, 0]),
+    row(|c| c.set("logLevel", "loud"), "unknown variant",                 [7, 0, 0, 0, 0]),
     row(|c| c.set("vlan", 100), "VLAN",                                   [7, 0, 0, 0, 0]),
     row(|c| c.set("promiscMode", true), "promiscMode",                    [7, 0, 0, 0, 0]),
     row(|c| c.set("runtimeConfig", json!({"mac": 7})), "runtimeConfig",   [7, 0, 0, 0, 0]),
