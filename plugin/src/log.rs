@@ -1,5 +1,6 @@
 //! What the plugin says about its work: on stderr, and in the file `logFile`.
 
+use std::env;
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
@@ -9,6 +10,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Value;
+use tracing::Span;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
@@ -62,6 +64,18 @@ pub(crate) fn start(stdin: &[u8]) {
     if let Some(failure) = failure {
         tracing::warn!("write to logFile {}: {failure}", object["logFile"]);
     }
+}
+
+/// What each line is about, at the level that is always on. The variables are
+/// not checked yet; the log writes them escaped.
+pub(crate) fn operation(verb: &str) -> Span {
+    let variable = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    tracing::error_span!(
+        "sluice",
+        verb,
+        container = variable("CNI_CONTAINERID"),
+        ifname = variable("CNI_IFNAME"),
+    )
 }
 
 /// Whether a file can be the log: no path that depends on where we are run.

@@ -54,24 +54,11 @@ fn main() -> ExitCode {
     let mut stdin = Vec::new();
     let read = io::stdin().read_to_end(&mut stdin);
     log::start(&stdin);
-    let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    // At the level that is always on: it says what each line is about.
-    let span = tracing::error_span!(
-        "sluice",
-        verb = &*command,
-        container = variable("CNI_CONTAINERID"),
-        ifname = variable("CNI_IFNAME"),
-    );
-    let answer = span.in_scope(|| {
-        let answer = read
-            .map_err(|cause| Error::io("read the network configuration from stdin", &cause))
-            .and_then(|_| answer(&command, &stdin));
-        let took = start.elapsed();
-        match &answer {
-            Ok(_) => tracing::info!(?took, "done"),
-            Err(error) => error.log(took),
-        }
-        answer
+    let answer = log::operation(&command).in_scope(|| {
+        read.map_err(|cause| Error::io("read the network configuration from stdin", &cause))
+            .and_then(|_| answer(&command, &stdin))
+            .inspect(|_| tracing::info!(took = ?start.elapsed(), "done"))
+            .inspect_err(|error| error.log(start.elapsed()))
     });
     let (answer, code) = match answer {
         Ok(answer) => (answer, ExitCode::SUCCESS),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use sluice_control::ErrorCode;
 
 use crate::node::{Node, VERSIONS};
 use crate::space::Space;
@@ -19,6 +20,8 @@ const VERBS: [(&str, &str); 5] = [
 
 /// One failure and what each verb makes of it.
 struct Row {
+    /// As plugin/README.md calls it.
+    name: &'static str,
     spoil: fn(&mut Call),
     needle: &'static str,
     /// For each of [`VERBS`]; 0 is a success.
@@ -27,8 +30,14 @@ struct Row {
     early: bool,
 }
 
-const fn row(spoil: fn(&mut Call), needle: &'static str, codes: [u32; 5]) -> Row {
+const fn row(
+    name: &'static str,
+    spoil: fn(&mut Call),
+    needle: &'static str,
+    codes: [u32; 5],
+) -> Row {
     Row {
+        name,
         spoil,
         needle,
         codes,
@@ -36,69 +45,105 @@ const fn row(spoil: fn(&mut Call), needle: &'static str, codes: [u32; 5]) -> Row
     }
 }
 
-const fn early(spoil: fn(&mut Call), needle: &'static str, codes: [u32; 5]) -> Row {
+const fn early(
+    name: &'static str,
+    spoil: fn(&mut Call),
+    needle: &'static str,
+    codes: [u32; 5],
+) -> Row {
     Row {
         early: true,
-        ..row(spoil, needle, codes)
+        ..row(name, spoil, needle, codes)
     }
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 46] = [
+const ROWS: [Row; 50] = [
     //                                                                     ADD DEL CHECK GC STATUS
-    row(|_| {}, "",                                                       [0, 0, 0, 0, 0]),
+    row("none", |_| {}, "",                                               [0, 0, 0, 0, 0]),
     // What is on stdin.
-    early(|c| c.stdin = Some(""), "stdin",                                [6, 6, 6, 6, 6]),
-    early(|c| c.stdin = Some("{"), "stdin",                               [6, 6, 6, 6, 6]),
-    early(|c| c.stdin = Some("[]"), "not a JSON object",                  [6, 6, 6, 6, 6]),
-    early(|c| c.set("cniVersion", "9.0.0"), "supported are 0.3.0",        [1, 1, 1, 1, 1]),
-    early(|c| c.set("cniVersion", "../1.0.0"), "supported are 0.3.0",     [1, 1, 1, 1, 1]),
-    early(|c| c.set("cniVersion", 1), "supported are 0.3.0",              [1, 1, 1, 1, 1]),
-    early(|c| c.set("name", "../etc"), "../etc",                          [7, 7, 7, 7, 7]),
-    early(|c| c.set("name", 7), "name",                                   [7, 7, 7, 7, 7]),
-    row(|c| c.set("mtu", "1500"), "invalid type",                         [7, 0, 0, 0, 0]),
-    row(|c| c.set("mtu", 1279), "from 1280",                              [7, 0, 0, 0, 0]),
-    row(|c| c.set("localMtu", 65_001), "at most 65000",                   [7, 0, 0, 0, 0]),
-    row(|c| c.set("localMTU", 9000), "did you mean localMtu?",            [7, 0, 0, 0, 0]),
-    row(|c| c.set("dns", json!({"search": "a"})), "invalid type",         [7, 0, 0, 0, 0]),
-    row(|c| c.set("logFile", "../sluice.log"), "logFile",                 [7, 0, 0, 0, 0]),
-    row(|c| c.set("logLevel", "loud"), "unknown variant",                 [7, 0, 0, 0, 0]),
-    row(|c| c.set("vlan", 100), "VLAN",                                   [7, 0, 0, 0, 0]),
-    row(|c| c.set("promiscMode", true), "promiscMode",                    [7, 0, 0, 0, 0]),
-    row(|c| c.set("runtimeConfig", json!({"mac": 7})), "runtimeConfig",   [7, 0, 0, 0, 0]),
-    row(|c| c.set("runtimeConfig", json!({"mac": "01:00:00:00:00:01"})), "runtimeConfig.mac",
+    early("nothing on stdin", |c| c.stdin = Some(""), "stdin",            [6, 6, 6, 6, 6]),
+    early("half an object on stdin", |c| c.stdin = Some("{"), "stdin",    [6, 6, 6, 6, 6]),
+    early("a list on stdin", |c| c.stdin = Some("[]"), "not a JSON object",
+                                                                          [6, 6, 6, 6, 6]),
+    early("`cniVersion` unknown", |c| c.set("cniVersion", "9.0.0"), "supported are 0.3.0",
+                                                                          [1, 1, 1, 1, 1]),
+    early("`cniVersion` a path", |c| c.set("cniVersion", "../1.0.0"), "supported are 0.3.0",
+                                                                          [1, 1, 1, 1, 1]),
+    early("`cniVersion` a number", |c| c.set("cniVersion", 1), "supported are 0.3.0",
+                                                                          [1, 1, 1, 1, 1]),
+    early("`name` a path", |c| c.set("name", "../etc"), "../etc",         [7, 7, 7, 7, 7]),
+    early("`name` a number", |c| c.set("name", 7), "name",                [7, 7, 7, 7, 7]),
+    row("`mtu` a text", |c| c.set("mtu", "1500"), "invalid type",         [7, 0, 0, 0, 0]),
+    row("`mtu` too small", |c| c.set("mtu", 1279), "from 1280",           [7, 0, 0, 0, 0]),
+    row("`localMtu` too large", |c| c.set("localMtu", 65_001), "at most 65000",
                                                                           [7, 0, 0, 0, 0]),
-    row(|c| c.set("args", json!({"cni": {"mac": "02:SLUIC"}})), "args.cni.mac",
+    row("a key misspelt", |c| c.set("localMTU", 9000), "did you mean localMtu?",
                                                                           [7, 0, 0, 0, 0]),
-    row(|c| c.set("args", json!({"cni": {"labels": 7}})), "args",         [7, 0, 0, 0, 0]),
+    row("`dns` with wrong types", |c| c.set("dns", json!({"search": "a"})), "invalid type",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`logFile` a relative path", |c| c.set("logFile", "../sluice.log"), "logFile",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`logLevel` unknown", |c| c.set("logLevel", "loud"), "unknown variant",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`vlan`", |c| c.set("vlan", 100), "VLAN",                         [7, 0, 0, 0, 0]),
+    row("`promiscMode`", |c| c.set("promiscMode", true), "promiscMode",   [7, 0, 0, 0, 0]),
+    row("`runtimeConfig.mac` a number", |c| c.runtime("mac", json!(7)), "runtimeConfig",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`runtimeConfig.mac` multicast", |c| c.runtime("mac", json!("01:00:00:00:00:01")),
+        "runtimeConfig.mac",                                              [7, 0, 0, 0, 0]),
+    row("`runtimeConfig.ips` out of range", |c| c.runtime("ips", json!(["10.99.0.9"])), "10.99.0.9",
+                                                                          [999, 0, 0, 0, 0]),
+    row("`args.cni.mac` not one", |c| c.args("mac", json!("02:SLUIC")), "args.cni.mac",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`args.cni.labels` a number", |c| c.args("labels", json!(7)), "args",
+                                                                          [7, 0, 0, 0, 0]),
+    row("a key with a slash", |c| c.set("cni.dev/anything", 1), "",       [0, 0, 0, 0, 0]),
     // Variables.
-    early(|c| c.env("CNI_ARGS", "IgnoreUnknown"), "CNI_ARGS",             [4, 0, 4, 0, 0]),
-    row(|c| c.env("CNI_ARGS", "MAC=02:53:4c:55:49:43"), "MAC in CNI_ARGS", [4, 0, 0, 0, 0]),
-    row(|c| c.env("CNI_ARGS", "K8S_POD_NAME=a\nb"), "K8S_POD_NAME",       [4, 0, 0, 0, 0]),
-    early(|c| c.unset("CNI_CONTAINERID"), "CNI_CONTAINERID not set",      [4, 4, 4, 0, 0]),
-    early(|c| c.env("CNI_CONTAINERID", "../c2"), "CNI_CONTAINERID",       [4, 4, 4, 0, 0]),
-    early(|c| c.unset("CNI_IFNAME"), "CNI_IFNAME not set",                [4, 4, 4, 0, 0]),
-    early(|c| c.env("CNI_IFNAME", "../eth0"), "CNI_IFNAME",               [4, 4, 4, 0, 0]),
-    early(|c| c.env("CNI_IFNAME", "sixteen-letters-"), "CNI_IFNAME",      [4, 4, 4, 0, 0]),
-    early(|c| c.unset("CNI_NETNS"), "CNI_NETNS not set",                  [4, 0, 4, 0, 0]),
-    row(|c| c.env("CNI_NETNS", "/run/netns/sluice-none"), "",             [4, 0, 4, 0, 0]),
-    row(|c| c.env("CNI_NETNS", "/etc/hostname"), "",                      [4, 0, 4, 0, 0]),
-    row(|c| { let host = c.host.clone(); c.env("CNI_NETNS", &host) }, "", [4, 0, 4, 0, 0]),
-    row(|c| c.unset("CNI_PATH"), "CNI_PATH",                              [4, 4, 4, 4, 4]),
+    early("`CNI_CONTAINERID` not set", |c| c.unset("CNI_CONTAINERID"), "CNI_CONTAINERID not set",
+                                                                          [4, 4, 4, 0, 0]),
+    early("`CNI_CONTAINERID` a path", |c| c.env("CNI_CONTAINERID", "../c2"), "CNI_CONTAINERID",
+                                                                          [4, 4, 4, 0, 0]),
+    early("`CNI_IFNAME` not set", |c| c.unset("CNI_IFNAME"), "CNI_IFNAME not set",
+                                                                          [4, 4, 4, 0, 0]),
+    early("`CNI_IFNAME` a path", |c| c.env("CNI_IFNAME", "../eth0"), "CNI_IFNAME",
+                                                                          [4, 4, 4, 0, 0]),
+    early("`CNI_IFNAME` too long", |c| c.env("CNI_IFNAME", "sixteen-letters-"), "CNI_IFNAME",
+                                                                          [4, 4, 4, 0, 0]),
+    early("`CNI_NETNS` not set", |c| c.unset("CNI_NETNS"), "CNI_NETNS not set",
+                                                                          [4, 0, 4, 0, 0]),
+    row("`CNI_NETNS` vanished", |c| c.env("CNI_NETNS", "/run/netns/sluice-none"), "",
+                                                                          [4, 0, 4, 0, 0]),
+    row("`CNI_NETNS` no namespace", |c| c.env("CNI_NETNS", "/etc/hostname"), "",
+                                                                          [4, 0, 4, 0, 0]),
+    row("`CNI_NETNS` the host's", |c| { let host = c.host.clone(); c.env("CNI_NETNS", &host) }, "",
+                                                                          [4, 0, 4, 0, 0]),
+    row("`CNI_PATH` not set", |c| c.unset("CNI_PATH"), "CNI_PATH",        [4, 4, 4, 4, 4]),
+    early("`CNI_ARGS` no pairs", |c| c.env("CNI_ARGS", "IgnoreUnknown"), "CNI_ARGS",
+                                                                          [4, 0, 4, 0, 0]),
+    row("`MAC` in `CNI_ARGS` the gateway's", |c| c.env("CNI_ARGS", "MAC=02:53:4c:55:49:43"),
+        "MAC in CNI_ARGS",                                                [4, 0, 0, 0, 0]),
+    row("`K8S_POD_NAME` with a line break", |c| c.env("CNI_ARGS", "K8S_POD_NAME=a\nb"),
+        "K8S_POD_NAME",                                                   [4, 0, 0, 0, 0]),
+    // The pod.
+    row("the interface exists", |c| { let pod = c.there.clone(); c.env("CNI_NETNS", &pod) },
+        "left alone",                                                     [103, 0, 0, 0, 0]),
     // IPAM.
-    row(|c| c.set("ipam", json!({})), "ipam.type",                        [7, 0, 7, 0, 7]),
-    row(|c| c.ipam("../../bin/sh"), "plain name",                         [7, 7, 7, 7, 7]),
-    row(|c| c.ipam("nosuch"), "install it",                               [102, 102, 102, 102, 50]),
-    row(|c| c.ipam("full"), "no room",                                    [999, 999, 999, 999, 50]),
-    row(|c| c.ipam("broken"), "disk full",                                [5, 5, 5, 5, 5]),
-    row(|c| c.ipam("nonsense"), "ended with",                             [102, 102, 102, 102, 50]),
-    row(|c| c.ipam("crash"), "signal",                                    [102, 102, 102, 102, 50]),
-    row(|c| c.ipam("slow"), "",                                           [0, 0, 0, 0, 0]),
+    row("no `ipam.type`", |c| c.set("ipam", json!({})), "ipam.type",      [7, 0, 7, 0, 7]),
+    row("`ipam.type` a path", |c| c.ipam("../../bin/sh"), "plain name",   [7, 7, 7, 7, 7]),
+    row("IPAM plugin missing", |c| c.ipam("nosuch"), "install it",        [102, 102, 102, 102, 50]),
+    row("IPAM exhausted: its code 999", |c| c.ipam("full"), "no room",    [999, 999, 999, 999, 50]),
+    row("IPAM fails: its code 5", |c| c.ipam("broken"), "disk full",      [5, 5, 5, 5, 5]),
+    row("IPAM answers nonsense", |c| c.ipam("nonsense"), "ended with",    [102, 102, 102, 102, 50]),
+    row("IPAM crashes", |c| c.ipam("crash"), "signal",                    [102, 102, 102, 102, 50]),
+    row("IPAM slow", |c| c.ipam("slow"), "",                              [0, 0, 0, 0, 0]),
     // The daemon.
-    row(|c| c.set("dataplane", json!({"runDir": "/nonexistent"})), "is sluiced running?",
-                                                                          [11, 0, 11, 11, 50]),
-    row(|c| c.full = true, "",                                            [11, 0, 0, 0, 50]),
-    row(|c| c.set("cni.dev/anything", 1), "",                             [0, 0, 0, 0, 0]),
+    row("the daemon down", |c| c.set("dataplane", json!({"runDir": "/nonexistent"})),
+        "is sluiced running?",                                            [11, 0, 11, 11, 50]),
+    row("all ports taken", |c| c.full = true, "",                         [11, 0, 0, 0, 50]),
+    row("the daemon busy", |c| c.refusal = Some(ErrorCode::Busy), "",     [11, 0, 0, 0, 0]),
+    row("the daemon fails, as by a full disk", |c| c.refusal = Some(ErrorCode::Failed), "",
+                                                                          [101, 0, 0, 0, 0]),
 ];
 
 /// IPAM plugins that fail, each in its way, and one that takes its time.
@@ -126,7 +171,11 @@ struct Call {
     stdin: Option<&'static str>,
     /// Whether the node has no free port.
     full: bool,
+    /// How the daemon refuses every Attach.
+    refusal: Option<ErrorCode>,
     host: String,
+    /// A pod that has its interface already.
+    there: String,
 }
 
 impl Call {
@@ -140,6 +189,14 @@ impl Call {
 
     fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.network[key] = value.into();
+    }
+
+    fn runtime(&mut self, capability: &str, value: Value) {
+        self.network["runtimeConfig"][capability] = value;
+    }
+
+    fn args(&mut self, key: &str, value: Value) {
+        self.network["args"]["cni"][key] = value;
     }
 
     fn ipam(&mut self, name: &str) {
@@ -202,7 +259,9 @@ impl Bench {
             network,
             stdin: None,
             full: false,
+            refusal: None,
             host: self.node.host.path(),
+            there: self.there.path(),
         }
     }
 
@@ -211,6 +270,7 @@ impl Bench {
         let max_ports = if call.full { 1 } else { 256 };
         let daemon = self.node.daemon();
         daemon.change_facts(|facts| facts.settings.max_ports = max_ports);
+        daemon.refuse_attach(call.refusal);
         let env: Vec<_> = call.env.iter().map(|(k, v)| (*k, v.as_str())).collect();
         let stdin = match call.stdin {
             Some(text) => text.to_owned(),
@@ -238,9 +298,9 @@ impl Bench {
 
 fn each_verb_with_each_failure(version: &str) {
     let bench = Bench::new(version);
-    for (number, row) in ROWS.iter().enumerate() {
+    for row in &ROWS {
         for ((verb, since), code) in VERBS.into_iter().zip(row.codes) {
-            let about = format!("row {number}, {verb} in {version}");
+            let about = format!("{}: {verb} in {version}", row.name);
             let mut call = bench.call(verb);
             (row.spoil)(&mut call);
             let is_newer = since > version && !(row.early && code != 0);
@@ -285,4 +345,17 @@ fn the_table_in_1_0_0() {
 #[test]
 fn the_table_in_1_1_0() {
     each_verb_with_each_failure(VERSIONS[4]);
+}
+
+#[test]
+fn the_readme_has_this_table() {
+    let readme = include_str!("../../README.md");
+    for Row { name, codes, .. } in &ROWS {
+        let codes = codes.map(|code| match code {
+            0 => "–".to_owned(),
+            code => code.to_string(),
+        });
+        let line = format!("| {name} | {} |", codes.join(" | "));
+        assert!(readme.contains(&line), "plugin/README.md lacks:\n{line}");
+    }
 }
