@@ -12,6 +12,7 @@ mod malformed;
 mod many;
 mod mtu;
 mod reach;
+mod requests;
 mod restart;
 mod settings;
 mod spoofing;

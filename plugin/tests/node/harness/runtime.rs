@@ -100,6 +100,7 @@ pub(crate) struct Runtime {
     netns: PathBuf,
     /// Where plugins are looked for: CNI_PATH.
     folders: Vec<PathBuf>,
+    cni_args: String,
 }
 
 impl Runtime {
@@ -115,7 +116,14 @@ impl Runtime {
                 ours.to_owned(),
                 folder,
             ],
+            cni_args: String::new(),
         }
+    }
+
+    /// The same with this `CNI_ARGS`.
+    pub(crate) fn with_args(mut self, cni_args: &str) -> Self {
+        self.cni_args = cni_args.to_owned();
+        self
     }
 
     /// An operation of our plugin on eth0 of a container in the namespace at `netns`.
@@ -142,6 +150,7 @@ impl Runtime {
             .env("PATH", std::env::var_os("PATH").unwrap())
             .envs(call.variables())
             .env("CNI_PATH", std::env::join_paths(&self.folders).unwrap())
+            .env("CNI_ARGS", &self.cni_args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
