@@ -26,9 +26,12 @@ pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
     // What ADD would refuse cannot be what it made.
     let requests = network.requests().unwrap_or_default();
     let asked = requests.mac(&args.cni_args).ok().flatten();
+    // Not every runtime asks again what it asked at ADD.
+    let pod = made.interface(&id.ifname, args.netns.as_deref());
+    let given = || pod.and_then(|pod| mac::parse(&pod.mac).ok());
     let check = Check {
         host_ifname: names::host_ifname(&id),
-        pod_mac: asked.unwrap_or_else(|| names::pod_mac(&id)),
+        pod_mac: asked.or_else(given).unwrap_or_else(|| names::pod_mac(&id)),
         addresses: made.addresses_of(&id.ifname, args.netns.as_deref()),
         made,
         id,

@@ -102,6 +102,7 @@ fn the_mac_address_asked_for_is_the_pods() {
 
         let check = with(&network, &json!({"prevResult": result}));
         node.sluice("CHECK", &env, &check).ok();
+        node.check(&pod, &node.network(), &result).ok();
         let other = with(
             &check,
             &json!({"runtimeConfig": {"mac": "02:00:00:00:00:09"}}),
