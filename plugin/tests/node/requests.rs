@@ -1,9 +1,11 @@
 //! What a runtime asks for one pod, and what becomes of it in the dataplane.
 
+use std::thread;
+
 use serde_json::json;
 
 use crate::harness::flows::{Echo, check_tcp, ping};
-use crate::harness::{Node, Options, Pod};
+use crate::harness::{Answer, Node, Options, Pod};
 
 const MAC: [u8; 6] = [0x02, 0x00, 0x5e, 0x00, 0x53, 0x01];
 
@@ -61,5 +63,29 @@ fn a_pod_is_called_by_its_name_also_by_the_next_daemon() {
     node.try_add(&fixed, &other, "other")
         .fails(103, &["10.77.0.50", "(pod default/web-0)"]);
     pod.del();
+    node.finish();
+}
+
+#[test]
+fn of_parallel_adds_the_winners_pod_works() {
+    let node = Node::start(&Options::default());
+    let (network, other, space) = (node.pods(), node.add("other"), node.site.space("pod"));
+    for _ in 0..5 {
+        let answers = thread::scope(|scope| {
+            let adds = [(); 4].map(|()| scope.spawn(|| node.try_add(&network, &space, "pod")));
+            adds.map(|add| add.join().unwrap())
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Answer::is_ok);
+        for answer in lost {
+            answer.fails(103, &["eth0"]);
+        }
+        let [winner] = won.try_into().unwrap();
+        for ip in winner.ok()["ips"].as_array().unwrap() {
+            let (address, _) = ip["address"].as_str().unwrap().split_once('/').unwrap();
+            ping(&other, address.parse().unwrap());
+        }
+        node.try_del(&network, &space, "pod").ok();
+    }
+    assert_eq!(node.ports().len(), 2, "the other pod and the host port");
     node.finish();
 }

@@ -17,7 +17,7 @@ pub(crate) use daemon::executable;
 pub(crate) use list::{Container, List, all_ok};
 pub(crate) use node::{Counters, Node, Options};
 pub(crate) use pod::Pod;
-pub(crate) use runtime::Network;
+pub(crate) use runtime::{Answer, Network};
 pub(crate) use site::{BEYOND4, BEYOND6, NODE4, NODE6, OUT4, OUT6, Site};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use space::Space;

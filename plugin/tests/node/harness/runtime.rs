@@ -43,6 +43,10 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(crate) fn is_ok(&self) -> bool {
+        self.success
+    }
+
     #[track_caller]
     pub(crate) fn ok(self) -> Value {
         assert!(self.success, "{self:?}");
