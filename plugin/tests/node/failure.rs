@@ -193,6 +193,11 @@ fn restore_routes(pod: &Pod) {
             "ip route replace default via {gateway} dev eth0 onlink"
         ));
     }
+    // The kernel completes an IPv6 address some time after it was added.
+    wait_until("the pod has its IPv6 address again", || {
+        let route = pod.exec(&format!("ip -6 route get {}", pod.v6()));
+        route.starts_with("local").then_some(())
+    });
 }
 
 #[test]
