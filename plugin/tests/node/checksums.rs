@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use serde_json::Value;
-
 use crate::harness::flows::{Echo, check_tcp, check_udp, ping};
 use crate::harness::frames::Ends;
 use crate::harness::wire::Injector;
@@ -19,9 +17,9 @@ const COUNTERS: [&str; 6] = [
 ];
 
 fn checksum_errors(space: &Space) -> Vec<(&'static str, u64)> {
-    let all: Value = serde_json::from_str(&space.exec("nstat --json -azs")).unwrap();
+    let all = space.counters();
     let counters = COUNTERS.into_iter();
-    let counts = counters.filter_map(|name| Some((name, all["kernel"].get(name)?.as_u64()?)));
+    let counts = counters.filter_map(|name| Some((name, all.get(name)?.as_u64()?)));
     let counts: Vec<_> = counts.collect();
     assert!(counts.len() >= 5, "nstat knows the counters: {counts:?}");
     counts.into_iter().filter(|(_, count)| *count > 0).collect()

@@ -6,6 +6,7 @@ mod chain;
 mod checksums;
 mod control;
 mod cut_off;
+mod endurance;
 mod failure;
 mod hostports;
 mod malformed;

@@ -1,31 +1,12 @@
 //! Many pods at once, and nothing left of them.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::thread;
 
 use crate::harness::flows::{Echo, Flow, ping};
-use crate::harness::{Node, Options, Pod, Snapshot};
+use crate::harness::{Node, Options, Pod, Snapshot, in_parallel};
 
 const PODS: usize = 100;
 const AT_ONCE: usize = 16;
-
-/// Does `job` for each number below [`PODS`], [`AT_ONCE`] at a time.
-fn in_parallel(job: impl Fn(usize) + Sync) {
-    let next = Mutex::new(0..PODS);
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let Some(number) = next.lock().unwrap().next() else {
-                        return;
-                    };
-                    job(number);
-                }
-            });
-        }
-    });
-}
 
 #[test]
 fn a_hundred_pods_come_and_go_beside_others_traffic() {
@@ -44,12 +25,11 @@ fn a_hundred_pods_come_and_go_beside_others_traffic() {
 
     // Twice: the second time every slot is somebody's who was there before.
     for round in 1..=2_u16 {
-        let pods = Mutex::new(Vec::<Pod>::new());
-        in_parallel(|number| {
+        let pods = in_parallel(AT_ONCE, 0..PODS, |number| {
             let pod = node.add(&format!("p{number}"));
             ping(&pod, a.v4());
             ping(&pod, b.v6());
-            pods.lock().unwrap().push(pod);
+            pod
         });
         let rows = node.ports();
         let slots: BTreeSet<u16> = rows.iter().map(|row| row.slot).collect();
@@ -59,11 +39,7 @@ fn a_hundred_pods_come_and_go_beside_others_traffic() {
             .filter(|row| row.slot > 2)
             .map(|row| row.generation);
         assert!(generations.collect::<BTreeSet<_>>() == BTreeSet::from([round]));
-        let pods = Mutex::new(pods.into_inner().unwrap());
-        in_parallel(|_| {
-            let pod = pods.lock().unwrap().pop();
-            pod.expect("as many as were added").del();
-        });
+        in_parallel(AT_ONCE, pods, Pod::del);
         before.assert_unchanged(&node);
         assert_eq!(node.ports().len(), 3, "the host port and two pods");
     }

@@ -1,47 +1,180 @@
 //! The daemon dies, and another takes its place.
 
-use serde_json::Value;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::harness::flows::{Echo, Flow};
-use crate::harness::{Node, Options, Pod};
+use etherparse::{LaxPacketHeaders, TransportHeader};
 
-/// The id of the XDP program on the host's end of a pod's veth.
-fn program(node: &Node, pod: &Pod) -> Value {
-    let links = node
-        .space()
-        .json(&format!("ip -j link show dev {}", pod.host_ifname()));
-    links[0]["xdp"]["prog"]["id"].clone()
-}
+use crate::harness::flows::{Echo, Flow, ping};
+use crate::harness::frames::Ends;
+use crate::harness::wire::{Injector, Sniffer, holds};
+use crate::harness::{BEYOND4, NODE4, Node, Options, Pod, Snapshot, Space};
 
-/// kill -9, again and again: the same connection goes on each time, and the
-/// program stays where it is meanwhile.
+/// How long no daemon runs, and how often.
+const GAPS: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
+const KILLS: usize = 10;
+
+/// kill -9, again and again: connections go on each time, and what the runtime
+/// does in the gap ends as specified and leaves nothing wrong.
 #[test]
 fn a_killed_daemons_connections_go_on_with_the_next() {
     let mut node = Node::start(&Options::default());
     let [a, b] = ["a", "b"].map(|name| node.add(name));
-    let echoes: Vec<_> = b
-        .addresses()
-        .into_iter()
-        .map(|address| Echo::tcp(&b, address))
-        .collect();
-    let flows: Vec<_> = echoes
-        .iter()
-        .map(|echo| Flow::tcp(&a, echo.address))
-        .collect();
-    for _ in 0..3 {
+    let captures = [Capture::start(&a), Capture::start(&b)];
+    let links: [(&Space, Echo); 5] = [
+        (&a, Echo::tcp(&b, b.v4())),
+        (&b, Echo::tcp(&a, a.v4())),
+        (&a, Echo::tcp(&b, b.v6())),
+        (node.space(), Echo::tcp(&a, a.v4())),
+        (&a, Echo::tcp(node.outside(), BEYOND4)),
+    ];
+    let flows = links
+        .each_ref()
+        .map(|(client, echo)| Flow::tcp(client, echo.address));
+    let open = [&a, &b].map(connections);
+    assert_eq!(open.each_ref().map(Vec::len), [5, 3], "{open:?}");
+
+    for gap in GAPS.into_iter().cycle().take(KILLS) {
         flows.iter().for_each(Flow::goes_on);
-        let before = program(&node, &a);
-        assert!(before.is_u64(), "{before}");
+        let before = Snapshot::take(&node);
+        let doomed = node.add("doomed");
+        let programs = programs(&node, &[&a, &b]);
+
         node.kill();
-        assert_eq!(program(&node, &a), before);
+        let start = Instant::now();
+        let rounds = flows.each_ref().map(Flow::rounds);
+        let late = ["late1", "late2"].map(|name| (name, node.site.space(name)));
+        for (name, space) in &late {
+            let answer = node.try_add(&node.pods(), space, name);
+            answer.fails(11, &["sluiced"]);
+            assert_eq!(space.links(), ["lo"]);
+        }
+        doomed.del();
+        thread::sleep(gap.saturating_sub(start.elapsed()));
+        assert_eq!(self::programs(&node, &[&a, &b]), programs);
+        for (before, flow) in rounds.iter().zip(&flows) {
+            // A last answer may have been in the kernel already.
+            assert!(
+                flow.rounds() <= before + 1,
+                "who forwards without a daemon?"
+            );
+        }
+
         node.restart();
-        assert_eq!(node.ports().len(), 3, "both pods and the host port");
+        flows.iter().for_each(Flow::goes_on);
+        assert_eq!([&a, &b].map(connections), open);
+        assert_eq!(node.ports().len(), 3, "a, b and the host port");
+        before.assert_unchanged(&node);
+        for (name, space) in late {
+            let pod = Pod::add(space, name, &node.pods(), &node.runtime());
+            ping(&pod, b.v4());
+            pod.del();
+        }
     }
-    for flow in flows {
-        flow.goes_on();
-        flow.stop();
+
+    flows
+        .into_iter()
+        .for_each(|flow| assert!(flow.stop() > KILLS));
+    for capture in captures {
+        let Seen { data, resets } = capture.stop();
+        assert!(data > KILLS, "the capture saw {data} segments with data");
+        assert_eq!(resets, 0);
+    }
+    for space in [&a, &b, node.space(), node.outside()] {
+        let counters = space.counters();
+        for counter in ["TcpOutRsts", "TcpEstabResets", "TcpExtTCPAbortOnTimeout"] {
+            assert_eq!(counters[counter], 0, "{counter} in {}", space.name());
+        }
     }
     node.finish();
+}
+
+/// The ids of the XDP programs on the host's ends of pods' veths and on the
+/// host port.
+#[track_caller]
+fn programs(node: &Node, pods: &[&Pod]) -> Vec<u64> {
+    let pods = pods.iter().map(|pod| pod.host_ifname());
+    let program = |interface: &str| {
+        let links = node
+            .space()
+            .json(&format!("ip -j link show dev {interface}"));
+        let id = &links[0]["xdp"]["prog"]["id"];
+        id.as_u64().expect("a program is on the interface")
+    };
+    pods.chain(["sluice-dp"]).map(program).collect()
+}
+
+/// Every TCP connection of a pod: its two ends, and the socket's inode.
+#[track_caller]
+fn connections(pod: &Pod) -> Vec<Vec<String>> {
+    let shown = pod.exec("ss -Htne state established");
+    let rows = shown.lines().map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let inode = words.iter().find(|word| word.starts_with("ino:"));
+        let known = [words[2], words[3], inode.expect("an inode")];
+        known.map(str::to_owned).to_vec()
+    });
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort();
+    rows
+}
+
+/// A capture of what passes a pod's eth0.
+struct Capture<'a> {
+    pod: &'a Pod,
+    thread: thread::JoinHandle<Seen>,
+}
+
+/// TCP segments that passed.
+#[derive(Debug, Default)]
+struct Seen {
+    data: usize,
+    resets: usize,
+}
+
+impl Seen {
+    fn count(&mut self, frame: &[u8]) {
+        let parsed = LaxPacketHeaders::from_ethernet(frame).unwrap();
+        if let Some(TransportHeader::Tcp(tcp)) = &parsed.transport {
+            self.resets += usize::from(tcp.rst);
+            self.data += usize::from(!parsed.payload.slice().is_empty());
+        }
+    }
+}
+
+impl<'a> Capture<'a> {
+    /// What the pod sends last while it is captured.
+    const END: &'static [u8] = b"the capture ends";
+
+    fn start(pod: &'a Pod) -> Self {
+        let sniffer = Sniffer::new(pod);
+        let count = move || {
+            let mut seen = Seen::default();
+            let frames = sniffer.until(|frame| holds(frame, Self::END));
+            frames.for_each(|frame| seen.count(&frame));
+            seen
+        };
+        Self {
+            pod,
+            thread: thread::spawn(count),
+        }
+    }
+
+    fn stop(self) -> Seen {
+        let (gateway, mac) = self.pod.macs();
+        let last = Ends {
+            src_mac: mac,
+            dst_mac: gateway,
+            src: self.pod.v4(),
+            dst: NODE4,
+        };
+        Injector::new(self.pod, "eth0").send(&last.udp(Self::END));
+        self.thread.join().unwrap()
+    }
 }
 
 #[test]
@@ -53,26 +186,6 @@ fn a_stopped_daemons_pods_are_the_next_ones() {
     flow.goes_on();
     assert!(node.stop().success());
     node.restart();
-    flow.goes_on();
-    flow.stop();
-    node.finish();
-}
-
-/// What the runtime does in the gap ends as specified and leaves nothing wrong.
-#[test]
-fn add_and_del_while_no_daemon_runs() {
-    let mut node = Node::start(&Options::default());
-    let [a, b, c] = ["a", "b", "c"].map(|name| node.add(name));
-    node.kill();
-    let space = node.site.space("late");
-    node.try_add(&node.pods(), &space, "late")
-        .fails(11, &["sluiced"]);
-    assert_eq!(space.links(), ["lo"]);
-    c.del();
-    node.restart();
-    assert_eq!(node.ports().len(), 3, "a, b and the host port");
-    let echo = Echo::tcp(&b, b.v4());
-    let flow = Flow::tcp(&a, echo.address);
     flow.goes_on();
     flow.stop();
     node.finish();

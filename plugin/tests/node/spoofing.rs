@@ -238,7 +238,7 @@ fn questions_to_the_gateway_are_answered() {
         pod.gateway_like(NODE4),
     ));
     let is_reply = |frame: &[u8]| frame[6..12] == gateway_mac && frame[20..22] == [0, 2];
-    sniffer.until(is_reply);
+    sniffer.until(is_reply).for_each(drop);
 
     let gateway = pod.gateway_like(NODE6);
     let ends = Ends {
@@ -248,7 +248,8 @@ fn questions_to_the_gateway_are_answered() {
         dst: parse("ff02::1"),
     };
     injector.send(&ends.solicitation(gateway, mac));
-    sniffer.until(|frame| frame[6..12] == gateway_mac && frame.get(54) == Some(&136));
+    let is_advert = |frame: &[u8]| frame[6..12] == gateway_mac && frame.get(54) == Some(&136);
+    sniffer.until(is_advert).for_each(drop);
     assert_eq!(node.row(&pod).counters.answered, 2);
     node.finish();
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sluice_control::{Client, NodeFacts};
 
-use super::{Space, wait_until};
+use super::{Holdings, Space, wait_until};
 
 /// The daemon, which cargo builds beside the plugin.
 pub(crate) fn executable() -> PathBuf {
@@ -83,6 +83,11 @@ impl Daemon {
 
     pub(crate) fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// What it holds just now.
+    pub(crate) fn holdings(&self) -> Holdings {
+        Holdings::of(self.child.id())
     }
 
     /// What it has said.

@@ -247,13 +247,18 @@ impl Flow {
         }
     }
 
+    /// How often bytes went there and came back.
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
     /// Waits until it has got on, and fails if anything was lost or changed.
     #[track_caller]
     pub(crate) fn goes_on(&self) {
-        let before = self.rounds.load(Ordering::Relaxed);
+        let before = self.rounds();
         wait_until("the flow goes on", || {
             assert!(!self.thread.is_finished(), "the flow has ended");
-            (self.rounds.load(Ordering::Relaxed) > before + 1).then_some(())
+            (self.rounds() > before + 1).then_some(())
         });
     }
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::daemon::{self, Daemon};
 use super::runtime::{Answer, Runtime};
-use super::{Container, List, Network, Pod, Site, Space, wait_until};
+use super::{Container, Holdings, List, Network, Pod, Site, Space, wait_until};
 
 /// The largest MTU of a node without multi-buffer.
 const MAX_MTU_SINGLE: u32 = 3498;
@@ -258,6 +258,11 @@ impl Node {
         wait_until("every chunk is accounted for", || {
             (self.stats()["chunks"]["unaccounted"] == 0).then_some(())
         });
+    }
+
+    /// What the daemon holds just now.
+    pub(crate) fn holdings(&self) -> Holdings {
+        self.daemon.as_ref().expect("a daemon").holdings()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Node, Space, wait_until};
 
-/// Links, routes, rules, neighbours, nftables, pins and leases, as lines.
+/// Links, routes, rules, neighbours, nftables, pins, journal and leases, as lines.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot(BTreeMap<&'static str, Vec<String>>);
 
@@ -36,6 +36,7 @@ impl Snapshot {
                     .collect(),
             ),
             ("pins", names(&node.run_dir().join("bpf/links"))),
+            ("journal", names(&node.run_dir().join("attachments"))),
             ("leases", leases(&node.dir().join("ipam"))),
         ]))
     }
@@ -78,17 +79,24 @@ fn mask_neighbour(neighbour: &mut Value) -> bool {
 }
 
 fn lines(rows: Vec<Value>) -> Vec<String> {
-    let mut lines: Vec<_> = rows.into_iter().map(mask_timers).collect();
+    let mut lines: Vec<_> = rows.into_iter().map(mask_passing).collect();
     lines.sort();
     lines
 }
 
-/// The lifetimes of addresses are counted down.
-fn mask_timers(mut row: Value) -> String {
+/// The lifetimes of addresses are counted down, and each daemon loads the
+/// program anew.
+fn mask_passing(mut row: Value) -> String {
     if let Some(addresses) = row["addr_info"].as_array_mut() {
         for address in addresses {
             let address = address.as_object_mut().unwrap();
             address.retain(|key, _| !key.ends_with("_life_time"));
+        }
+    }
+    if let Some(xdp) = row.get_mut("xdp") {
+        xdp["prog"]["id"].take();
+        for attached in xdp["attached"].as_array_mut().unwrap() {
+            attached["prog"]["id"].take();
         }
     }
     row.to_string()

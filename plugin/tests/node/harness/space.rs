@@ -81,6 +81,13 @@ impl Space {
         self.exec(&format!("cat /proc/sys/{key}")).trim().to_owned()
     }
 
+    /// What its kernel has counted since it was made (`nstat`).
+    #[track_caller]
+    pub(crate) fn counters(&self) -> Value {
+        let mut all: Value = serde_json::from_str(&self.exec("nstat --json -azs")).unwrap();
+        all["kernel"].take()
+    }
+
     /// The usable link-local address of an interface.
     pub(crate) fn link_local(&self, ifname: &str) -> Option<IpAddr> {
         let command = format!("ip -j -6 address show dev {ifname} scope link -tentative");

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimeout};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
     setsockopt, socket,
@@ -38,7 +38,8 @@ impl Sniffer {
     pub(crate) fn new(space: &Space) -> Self {
         let socket = space.in_netns(|| raw(AddressFamily::Packet, Some(SockProtocol::EthAll)));
         wait_at_most_patience(&socket);
-        setsockopt(&socket, RcvBuf, &(1 << 20)).unwrap();
+        // A GSO packet is charged with all of its 64 KiB.
+        setsockopt(&socket, RcvBufForce, &(64 << 20)).unwrap();
         Self(socket)
     }
 
@@ -53,15 +54,8 @@ impl Sniffer {
 
     /// Frames up to the first that `is_last`, without it.
     #[track_caller]
-    pub(crate) fn until(&self, is_last: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-        let mut frames = Vec::new();
-        loop {
-            let frame = self.next();
-            if is_last(&frame) {
-                return frames;
-            }
-            frames.push(frame);
-        }
+    pub(crate) fn until(&self, is_last: impl Fn(&[u8]) -> bool) -> impl Iterator<Item = Vec<u8>> {
+        std::iter::from_fn(move || Some(self.next()).filter(|frame| !is_last(frame)))
     }
 }
 
