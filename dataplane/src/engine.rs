@@ -11,7 +11,7 @@ use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
-use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool};
+use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool, Xsk};
 
 /// How far ahead of the frame at hand headers are fetched into the cache.
 const PREFETCH: usize = 8;
@@ -91,6 +91,11 @@ impl Engine {
     #[must_use]
     pub fn into_pool(self) -> FramePool {
         self.pool
+    }
+
+    /// The sockets of all ports, when the engine is not needed any more.
+    pub(crate) fn into_sockets(self) -> impl Iterator<Item = Xsk> {
+        self.ports.into_iter().flatten().map(|port| port.xsk)
     }
 
     /// The port of that name, if it still exists.

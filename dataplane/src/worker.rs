@@ -24,7 +24,7 @@ use crate::engine::Engine;
 use crate::pipeline::Pipeline;
 use crate::port::{Port, PortId, PortSpec};
 use crate::time::{Clock, Nanos};
-use crate::xsk::{Closed, Doorbell, FramePool, XskError};
+use crate::xsk::{Closed, Doorbell, FramePool, Xsk, XskError};
 
 /// Spinning after the last frame. 20 us is enough for back-to-back traffic,
 /// 500 us brings nothing more (measured).
@@ -59,6 +59,9 @@ const WAIT: Nanos = Nanos::from_micros(2);
 /// Commands waiting for the worker; each sender waits for its answer, so more
 /// than a few are never there.
 const COMMANDS: usize = 64;
+
+/// Sockets that one thread closes at the end.
+const CLOSED_BY_ONE: usize = 8;
 
 const WAKER: Token = Token(usize::MAX);
 
@@ -168,7 +171,7 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
             let is_pinned = pinned.is_ok();
             // Nobody waits any more: then there is nobody to work for.
             if ready.send(pinned).is_ok() && is_pinned {
-                worker.run();
+                close(worker.run().into_sockets());
             }
         })
         .map_err(failed("spawn"))?;
@@ -182,6 +185,20 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
         counters,
         thread: Some(thread),
     })
+}
+
+/// Closes sockets, many at a time: each waits for an RCU grace period, and
+/// those who wait together wait for the same one. One after the other, 250
+/// would take three seconds, in which the next daemon cannot start.
+fn close(sockets: impl Iterator<Item = Xsk>) {
+    let mut sockets: Vec<Xsk> = sockets.collect();
+    thread::scope(|scope| {
+        while !sockets.is_empty() {
+            let some = sockets.split_off(sockets.len().saturating_sub(CLOSED_BY_ONE));
+            // Without a thread to spare they are closed here.
+            let _ = thread::Builder::new().spawn_scoped(scope, || drop(some));
+        }
+    });
 }
 
 fn cpu_set(cpus: &[u16]) -> io::Result<Option<CpuSet>> {
@@ -298,12 +315,13 @@ impl Pace {
 }
 
 impl Worker {
-    fn run(mut self) {
+    /// Works until it is stopped.
+    fn run(mut self) -> Engine {
         loop {
             let now = self.clock.now();
             self.apply_commands(now);
             if self.stopped {
-                return;
+                return self.engine;
             }
             let turn = self.engine.turn(now);
             self.pace.count(turn.frames, now);

@@ -9,6 +9,7 @@ mod cut_off;
 mod endurance;
 mod failure;
 mod hostports;
+mod journal;
 mod malformed;
 mod many;
 mod mtu;

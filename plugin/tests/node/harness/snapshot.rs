@@ -123,13 +123,13 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Each reserved address with its owner. `last_reserved_ip.N` is where
-/// host-local goes on searching, no lease.
+/// Each reserved address with its owner. `last_reserved_ip.N`, where host-local
+/// goes on searching, and its lock are no leases.
 fn leases(ipam: &Path) -> Vec<String> {
     let mut leases = Vec::new();
     for network in names(ipam) {
         for file in names(&ipam.join(&network)) {
-            if !file.starts_with("last_reserved_ip") {
+            if !file.starts_with("last_reserved_ip") && file != "lock" {
                 let owner = fs::read_to_string(ipam.join(&network).join(&file)).unwrap();
                 leases.push(format!("{network} {file}: {}", owner.replace("\r\n", " ")));
             }
