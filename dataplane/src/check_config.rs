@@ -11,7 +11,7 @@ use serde_json::Value;
 use sluice_control::{Client, ClientError, DataplaneSettings, Request};
 use sluice_dataplane::forwarding::has_ipv6;
 use sluice_dataplane::host_port::{DATAPLANE_INTERFACE, HOST_INTERFACE, HostPort};
-use sluice_dataplane::node::memory_bytes;
+use sluice_dataplane::node::{kernel_bytes_a_port, memory_bytes};
 use sluice_dataplane::probe::{self, Report, State};
 use sluice_link::{Netlink, sysctl};
 
@@ -100,19 +100,29 @@ fn check_settings(
         Some(path) => format!("the settings in {} are valid", path.display()),
         None => "no --conflist: these are the default settings".to_owned(),
     };
-    let mebibytes = memory_bytes(settings.max_ports) >> 20;
-    findings.push(Finding::ok(format!(
-        "{origin}; maxPorts {} takes {mebibytes} MiB of memory",
-        settings.max_ports
-    )));
-    match available_mebibytes() {
-        Some(available) if available < mebibytes => findings.push(Finding::problem(format!(
-            "{mebibytes} MiB are needed, {available} MiB of memory are free: lower dataplane.maxPorts"
-        ))),
-        _ => {}
-    }
+    findings.push(Finding::ok(origin));
+    findings.push(check_memory(settings.max_ports, available_mebibytes()));
     findings.extend(chained::notes(&chained).into_iter().map(Finding::note));
     Some(settings)
+}
+
+fn check_memory(max_ports: u16, available: Option<u64>) -> Finding {
+    let now = memory_bytes(max_ports) >> 20;
+    let later =
+        (memory_bytes(max_ports) + u64::from(max_ports) * kernel_bytes_a_port(max_ports)) >> 20;
+    let needed = format!(
+        "maxPorts {max_ports} takes {now} MiB of memory, and {later} MiB with all of them attached"
+    );
+    let advice = "lower dataplane.maxPorts to what the node is to have";
+    match available {
+        Some(free) if free < now => {
+            Finding::problem(format!("{needed}; {free} MiB are free: {advice}"))
+        }
+        Some(free) if free < later => {
+            Finding::note(format!("{needed}; {free} MiB are free: {advice}"))
+        }
+        _ => Finding::ok(needed),
+    }
 }
 
 fn available_mebibytes() -> Option<u64> {
@@ -252,6 +262,19 @@ mod tests {
     fn a_line_starts_with_its_level() {
         assert_eq!(Finding::ok("a").to_string(), "ok       a");
         assert_eq!(Finding::problem("b").to_string(), "problem  b");
+    }
+
+    #[test]
+    fn memory_is_what_ports_take_now_and_when_all_are_attached() {
+        let level = |free| check_memory(256, free).level;
+        for (free, expected) in [
+            (None, Level::Ok),
+            (Some(320), Level::Problem),
+            (Some(321), Level::Note),
+            (Some(2889), Level::Ok),
+        ] {
+            assert_eq!(level(free), expected, "{free:?} MiB are free");
+        }
     }
 
     #[test]

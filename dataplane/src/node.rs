@@ -475,6 +475,14 @@ pub fn memory_bytes(max_ports: u16) -> u64 {
     u64::from(wiring::chunks(max_ports)) * CHUNK_SIZE as u64
 }
 
+/// What the kernel takes beside that for each port that is attached, in bytes:
+/// every socket has a descriptor of every chunk (`xp_create_and_assign_umem` in
+/// net/xdp/xsk_buff_pool.c), of 128 bytes on a 64-bit machine.
+#[must_use]
+pub fn kernel_bytes_a_port(max_ports: u16) -> u64 {
+    u64::from(wiring::chunks(max_ports)) * 128
+}
+
 /// Which kind of failure the client sees.
 fn code(error: &NodeError) -> ErrorCode {
     match error {
