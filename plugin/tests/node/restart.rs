@@ -1,11 +1,12 @@
 //! The daemon dies, and another takes its place.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use etherparse::{LaxPacketHeaders, TransportHeader};
 
-use crate::harness::flows::{Echo, Flow, ping};
+use crate::harness::flows::{Echo, Flow, Pattern, ping};
 use crate::harness::frames::Ends;
 use crate::harness::wire::{Injector, Sniffer, holds};
 use crate::harness::{BEYOND4, NODE4, Node, Options, Pod, Snapshot, Space};
@@ -175,6 +176,51 @@ impl<'a> Capture<'a> {
         Injector::new(self.pod, "eth0").send(&last.udp(Self::END));
         self.thread.join().unwrap()
     }
+}
+
+/// Whenever the daemon dies, what was half done is finished or undone by the
+/// plugin, the next daemon and the runtime's DEL.
+#[test]
+fn kills_amid_adds_and_dels_leave_nothing_wrong() {
+    let mut node = Node::start(&Options::default());
+    let neighbour = node.add("neighbour");
+    let before = Snapshot::take(&node);
+    let (runtime, network) = (node.runtime(), node.pods());
+    let pods = [1, 2, 3, 4].map(|number| format!("p{number}"));
+    let pods = pods.map(|id| (node.site.space(&id), id));
+    let is_over = AtomicBool::new(false);
+    let added = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for (space, id) in &pods {
+            scope.spawn(|| {
+                let run = |verb| runtime.run(verb, id, &space.path(), &network);
+                while !is_over.load(Ordering::Relaxed) {
+                    if run("ADD").is_ok() {
+                        added.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        assert_eq!(space.links(), ["lo"]);
+                    }
+                    run("DEL");
+                }
+            });
+        }
+        let mut pause = Pattern(1);
+        for _ in 0..2 * KILLS {
+            thread::sleep(Duration::from_millis(pause.next() % 200));
+            node.kill();
+            node.restart();
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(added.into_inner() > KILLS);
+    for (space, id) in &pods {
+        node.try_del(&network, space, id).ok();
+        assert_eq!(space.links(), ["lo"]);
+    }
+    assert_eq!(node.ports().len(), 2, "the neighbour and the host port");
+    before.assert_unchanged(&node);
+    ping(node.space(), neighbour.v6());
+    node.finish();
 }
 
 #[test]
