@@ -4,12 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etherparse::{LaxPacketHeaders, TransportHeader};
-
+use crate::harness::capture::{Capture, Seen};
 use crate::harness::flows::{Echo, Flow, Pattern, ping};
-use crate::harness::frames::Ends;
-use crate::harness::wire::{Injector, Sniffer, holds};
-use crate::harness::{BEYOND4, NODE4, Node, Options, Pod, Snapshot, Space};
+use crate::harness::{BEYOND4, Node, Options, Pod, Snapshot, Space};
 
 /// How long no daemon runs, and how often.
 const GAPS: [Duration; 3] = [
@@ -26,16 +23,16 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
     let mut node = Node::start(&Options::default());
     let [a, b] = ["a", "b"].map(|name| node.add(name));
     let captures = [Capture::start(&a), Capture::start(&b)];
-    let links: [(&Space, Echo); 5] = [
+    let pairs: [(&Space, Echo); 5] = [
         (&a, Echo::tcp(&b, b.v4())),
         (&b, Echo::tcp(&a, a.v4())),
         (&a, Echo::tcp(&b, b.v6())),
         (node.space(), Echo::tcp(&a, a.v4())),
         (&a, Echo::tcp(node.outside(), BEYOND4)),
     ];
-    let flows = links
+    let flows = pairs
         .each_ref()
-        .map(|(client, echo)| Flow::tcp(client, echo.address));
+        .map(|(client, echo)| Flow::paced_tcp(client, echo.address));
     let open = [&a, &b].map(connections);
     assert_eq!(open.each_ref().map(Vec::len), [5, 3], "{open:?}");
 
@@ -82,7 +79,7 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
         .for_each(|flow| assert!(flow.stop() > KILLS));
     for capture in captures {
         let Seen { data, resets } = capture.stop();
-        assert!(data > KILLS, "the capture saw {data} segments with data");
+        assert!(data > KILLS, "only {data} segments with data were captured");
         assert_eq!(resets, 0);
     }
     for space in [&a, &b, node.space(), node.outside()] {
@@ -122,60 +119,6 @@ fn connections(pod: &Pod) -> Vec<Vec<String>> {
     let mut rows: Vec<_> = rows.collect();
     rows.sort();
     rows
-}
-
-/// A capture of what passes a pod's eth0.
-struct Capture<'a> {
-    pod: &'a Pod,
-    thread: thread::JoinHandle<Seen>,
-}
-
-/// TCP segments that passed.
-#[derive(Debug, Default)]
-struct Seen {
-    data: usize,
-    resets: usize,
-}
-
-impl Seen {
-    fn count(&mut self, frame: &[u8]) {
-        let parsed = LaxPacketHeaders::from_ethernet(frame).unwrap();
-        if let Some(TransportHeader::Tcp(tcp)) = &parsed.transport {
-            self.resets += usize::from(tcp.rst);
-            self.data += usize::from(!parsed.payload.slice().is_empty());
-        }
-    }
-}
-
-impl<'a> Capture<'a> {
-    /// What the pod sends last while it is captured.
-    const END: &'static [u8] = b"the capture ends";
-
-    fn start(pod: &'a Pod) -> Self {
-        let sniffer = Sniffer::new(pod);
-        let count = move || {
-            let mut seen = Seen::default();
-            let frames = sniffer.until(|frame| holds(frame, Self::END));
-            frames.for_each(|frame| seen.count(&frame));
-            seen
-        };
-        Self {
-            pod,
-            thread: thread::spawn(count),
-        }
-    }
-
-    fn stop(self) -> Seen {
-        let (gateway, mac) = self.pod.macs();
-        let last = Ends {
-            src_mac: mac,
-            dst_mac: gateway,
-            src: self.pod.v4(),
-            dst: NODE4,
-        };
-        Injector::new(self.pod, "eth0").send(&last.udp(Self::END));
-        self.thread.join().unwrap()
-    }
 }
 
 /// Whenever the daemon dies, what was half done is finished or undone by the

@@ -218,6 +218,15 @@ impl Flow {
         Self::start(move |seed| exchange(&stream, 1 << 16, seed))
     }
 
+    /// The same a hundred times a second: a capture keeps up with that.
+    pub(crate) fn paced_tcp(space: &Space, to: SocketAddr) -> Self {
+        let stream = connect(space, to);
+        Self::start(move |seed| {
+            exchange(&stream, 1 << 16, seed);
+            thread::sleep(Duration::from_millis(10));
+        })
+    }
+
     /// UDP, one datagram at a time; a lost one is a failure.
     pub(crate) fn udp(space: &Space, to: SocketAddr) -> Self {
         let client = udp_client(space, to);

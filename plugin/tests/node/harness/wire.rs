@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{
@@ -47,9 +48,16 @@ impl Sniffer {
     #[track_caller]
     pub(crate) fn next(&self) -> Vec<u8> {
         let mut frame = vec![0; 2048];
-        let length = recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()).expect("a frame");
-        frame.truncate(length);
-        frame
+        loop {
+            match recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()) {
+                // After a stop and SIGCONT too, because of the timeout (signal(7)).
+                Err(Errno::EINTR) => {}
+                length => {
+                    frame.truncate(length.expect("a frame"));
+                    return frame;
+                }
+            }
+        }
     }
 
     /// Frames up to the first that `is_last`, without it.
