@@ -88,6 +88,8 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
             assert_eq!(counters[counter], 0, "{counter} in {}", space.name());
         }
     }
+    // IPv6 was between pods only: without a daemon too the host gets none of it.
+    assert_eq!(node.space().counters()["Ip6OutForwDatagrams"], 0);
     node.finish();
 }
 
