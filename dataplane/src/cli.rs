@@ -45,7 +45,8 @@ pub(crate) enum Command {
 /// forwarding on, and waits for the plugin. Logs to stderr; "ready" means that
 /// pods can be added. Pods of an earlier daemon are taken back, whether it was
 /// stopped or killed: both leave all they made to the next one. While no daemon
-/// runs, what pods send is dropped; `sluiced reset` removes everything.
+/// runs, what pods send is dropped; `sluiced reset` removes everything. Under
+/// systemd, Type=notify waits for "ready".
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -107,9 +108,8 @@ pub(crate) struct ShowArgs {
     /// For programs: everything there is, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The folder of the daemon's control socket.
-    #[arg(long, value_name = "DIR", default_value = "/run/sluice")]
-    pub(crate) run_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

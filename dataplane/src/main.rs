@@ -5,6 +5,7 @@ mod check_config;
 mod cli;
 mod conflist;
 mod descriptors;
+mod readiness;
 mod reset;
 mod run;
 mod show;

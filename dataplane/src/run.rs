@@ -14,6 +14,7 @@ use crate::chained;
 use crate::cli::{LogLevel, RunArgs};
 use crate::conflist::{self, Conflist};
 use crate::descriptors;
+use crate::readiness;
 use crate::signals::Signals;
 
 /// How often the daemon looks whether its worker is alive, and for pods whose
@@ -38,6 +39,9 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     server.watch(signals.as_fd())?;
     let mut node = Node::start(settings, &arguments.without)?;
     tracing::info!("ready");
+    if let Err(error) = readiness::announce() {
+        tracing::warn!(%error, "could not tell NOTIFY_SOCKET that this is ready");
+    }
     let mut next_look = Instant::now() + HEARTBEAT;
     loop {
         if let Some(signal) = signals.pending()? {

@@ -8,19 +8,17 @@ use std::io::{self, Write as _};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 use serde_json::Value;
-use sluice_control::{Client, DataplaneSettings, PodAddress, PodName, Request};
+use sluice_control::{Client, PodAddress, PodName, Request};
 use sluice_dataplane::probe::{Report, State};
 
 use crate::cli::{ShowArgs, What};
+use crate::conflist;
 
 /// As much of a container ID as tells containers apart, as `crictl ps` shows.
 const SHORT_ID: usize = 13;
 
 pub(crate) fn show(arguments: &ShowArgs) -> Result<(), Box<dyn Error>> {
-    let settings = DataplaneSettings {
-        run_dir: arguments.run_dir.clone(),
-        ..DataplaneSettings::default()
-    };
+    let settings = conflist::read(&arguments.settings)?.settings;
     let answer = Client::new(&settings.socket()).ask(match arguments.what {
         What::Ports => Request::ShowPorts,
         What::Stats => Request::ShowStats,
