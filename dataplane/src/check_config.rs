@@ -5,10 +5,12 @@ mod netfilter;
 use std::fmt;
 use std::fs;
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use nix::unistd::Uid;
 use serde_json::Value;
 use sluice_control::{Client, ClientError, DataplaneSettings, Request};
+use sluice_dataplane::cpus;
 use sluice_dataplane::forwarding::has_ipv6;
 use sluice_dataplane::host_port::{DATAPLANE_INTERFACE, HOST_INTERFACE, HostPort};
 use sluice_dataplane::node::{kernel_bytes_a_port, memory_bytes};
@@ -103,6 +105,7 @@ fn check_settings(
     findings.push(Finding::ok(origin));
     findings.push(check_memory(settings.max_ports, available_mebibytes()));
     findings.extend(chained::notes(&chained).into_iter().map(Finding::note));
+    findings.extend(check_cpus(settings.cpus.clone()));
     Some(settings)
 }
 
@@ -123,6 +126,18 @@ fn check_memory(max_ports: u16, available: Option<u64>) -> Finding {
         }
         _ => Finding::ok(needed),
     }
+}
+
+fn check_cpus(cpus: Vec<u16>) -> Option<Finding> {
+    if cpus.is_empty() {
+        return None;
+    }
+    // In a thread of its own: trying binds it.
+    let tried = thread::spawn(move || cpus::pin(&cpus)).join().ok()?;
+    Some(match tried {
+        Ok(()) => Finding::ok("the CPUs of dataplane.cpus can be used"),
+        Err(error) => Finding::problem(error.to_string()),
+    })
 }
 
 fn available_mebibytes() -> Option<u64> {

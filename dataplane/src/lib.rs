@@ -10,6 +10,7 @@ pub mod packet;
 pub mod xsk;
 
 pub mod counters;
+pub mod cpus;
 pub mod time;
 pub mod verdict;
 

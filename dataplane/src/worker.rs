@@ -15,11 +15,10 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use sluice_control::BusyPoll;
 
 use crate::counters::{NodeCounters, PortCounters};
+use crate::cpus::{self, CpuError};
 use crate::engine::Engine;
 use crate::pipeline::Pipeline;
 use crate::port::{Port, PortId, PortSpec};
@@ -95,6 +94,9 @@ pub enum WorkerError {
         /// Why.
         cause: io::Error,
     },
+    /// It does not run on the CPUs that it should.
+    #[error("start the worker thread: {0}")]
+    Cpus(#[from] CpuError),
     /// Its thread has ended.
     #[error("the worker thread has ended; restart sluiced")]
     Gone,
@@ -142,7 +144,6 @@ pub struct WorkerHandle {
 /// The thread, its epoll instance or its CPU affinity could not be set up.
 pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
     let failed = |operation| move |cause| WorkerError::Start { operation, cause };
-    let cpus = cpu_set(&options.cpus).map_err(failed("dataplane.cpus"))?;
     let poll = Poll::new().map_err(failed("epoll"))?;
     let waker = Waker::new(poll.registry(), WAKER).map_err(failed("eventfd"))?;
     let (commands, receiver) = channel::bounded(COMMANDS);
@@ -161,12 +162,14 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
         pace: Pace::default(),
         stopped: false,
     };
+    let cpus = options.cpus;
     let thread = thread::Builder::new()
         .name("worker".to_owned())
         .spawn(move || {
-            let pinned = match cpus {
-                Some(cpus) => sched_setaffinity(Pid::from_raw(0), &cpus).map_err(io::Error::from),
-                None => Ok(()),
+            let pinned = if cpus.is_empty() {
+                Ok(())
+            } else {
+                cpus::pin(&cpus)
             };
             let is_pinned = pinned.is_ok();
             // Nobody waits any more: then there is nobody to work for.
@@ -175,10 +178,7 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
             }
         })
         .map_err(failed("spawn"))?;
-    started
-        .recv()
-        .map_err(|_| WorkerError::Gone)?
-        .map_err(failed("pin to dataplane.cpus"))?;
+    started.recv().map_err(|_| WorkerError::Gone)??;
     Ok(WorkerHandle {
         commands,
         waker,
@@ -199,17 +199,6 @@ fn close(sockets: impl Iterator<Item = Xsk>) {
             let _ = thread::Builder::new().spawn_scoped(scope, || drop(some));
         }
     });
-}
-
-fn cpu_set(cpus: &[u16]) -> io::Result<Option<CpuSet>> {
-    if cpus.is_empty() {
-        return Ok(None);
-    }
-    let mut set = CpuSet::new();
-    for cpu in cpus {
-        set.set(usize::from(*cpu))?;
-    }
-    Ok(Some(set))
 }
 
 impl WorkerHandle {
