@@ -5,6 +5,7 @@ mod book;
 mod cut_off;
 mod restore;
 mod rows;
+mod uplink;
 mod wiring;
 
 use std::net::IpAddr;
@@ -36,9 +37,6 @@ use wiring::Wiring;
 
 pub use alone::check_alone;
 pub(crate) use restore::is_pods;
-
-/// What a route says of a node that has no default route.
-const DEFAULT_UPLINK_MTU: u32 = 1500;
 
 /// Why the node does not serve, or not this pod.
 #[derive(Debug, thiserror::Error)]
@@ -174,13 +172,15 @@ impl Node {
 
     fn describe(&self) -> Result<NodeFacts, Refusal> {
         let features = self.report.features();
-        let uplink_mtu = self
-            .uplink_mtu()
+        let (routes, links) = self
+            .netlink
+            .routes()
+            .and_then(|routes| Ok((routes, self.netlink.links()?)))
             .map_err(|error| failed(&format!("find the uplink's MTU: {error}")))?;
         Ok(NodeFacts {
             gateway_mac: GATEWAY_MAC,
             max_mtu: probe::max_mtu(features),
-            uplink_mtu,
+            uplink_mtu: uplink::mtu(&routes, &links),
             checksum_offload: features.tx_metadata,
             settings: self.settings.clone(),
         })
@@ -212,21 +212,6 @@ impl Node {
         let all = served.chain(cut_off);
         all.filter(|attachment| network.is_none_or(|name| attachment.id.network == name))
             .collect()
-    }
-
-    /// The MTU of the interface of the default route, IPv4's before IPv6's.
-    fn uplink_mtu(&self) -> Result<u32, LinkError> {
-        let routes = self.netlink.routes()?;
-        let uplink = routes
-            .iter()
-            .filter(|route| route.destination.prefix_len() == 0)
-            .min_by_key(|route| route.destination.addr().is_ipv6());
-        let Some(uplink) = uplink else {
-            return Ok(DEFAULT_UPLINK_MTU);
-        };
-        let links = self.netlink.links()?;
-        let link = links.iter().find(|link| link.index == uplink.interface);
-        Ok(link.map_or(DEFAULT_UPLINK_MTU, |link| link.mtu))
     }
 
     fn attach(&mut self, attachment: Attachment) -> Result<(), Refusal> {
