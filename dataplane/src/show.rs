@@ -54,8 +54,6 @@ struct PortRow {
     container_id: String,
     #[serde(default)]
     pod: Option<PodName>,
-    #[serde(default)]
-    network: String,
     counters: PortCounters,
 }
 
@@ -78,17 +76,18 @@ struct PortCounters {
     drops: BTreeMap<String, u64>,
 }
 
+/// Fits 80 columns with one address of each family a pod; what has no usual
+/// width is last.
 fn ports(rows: &[PortRow]) -> String {
     let mut table = table(&[
         "INTERFACE",
         "ADDRESSES",
-        "POD",
-        "NETWORK",
-        "FRAMES FROM",
-        "BYTES FROM",
-        "FRAMES TO",
-        "BYTES TO",
+        "FRAMES\nFROM",
+        "BYTES\nFROM",
+        "FRAMES\nTO",
+        "BYTES\nTO",
         "DROPS",
+        "POD",
     ]);
     for row in rows {
         let addresses: Vec<String> = row
@@ -99,20 +98,46 @@ fn ports(rows: &[PortRow]) -> String {
         let counters = &row.counters;
         table.add_row([
             row.interface.clone(),
-            or_dash(addresses.join(" ")),
+            or_dash(addresses.join("\n")),
+            rounded(counters.rx_frames),
+            rounded(counters.rx_bytes),
+            rounded(counters.tx_frames),
+            rounded(counters.tx_bytes),
+            rounded(counters.drops.values().sum()),
             or_dash(row.pod()),
-            or_dash(row.network.clone()),
-            counters.rx_frames.to_string(),
-            counters.rx_bytes.to_string(),
-            counters.tx_frames.to_string(),
-            counters.tx_bytes.to_string(),
-            counters.drops.values().sum::<u64>().to_string(),
         ]);
     }
-    for column in 4..9 {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+    }
+    for column in 2..7 {
         align_right(&mut table, column);
     }
     table.to_string()
+}
+
+/// Three digits and a decimal prefix: `4.64G`. Exact counts are in the JSON.
+fn rounded(count: u64) -> String {
+    let Some(power) = count.checked_ilog10().filter(|power| *power >= 3) else {
+        return count.to_string();
+    };
+    let step = 10_u64.pow(power - 2);
+    let three = count / step + u64::from(count % step >= step / 2);
+    if three == 1000 {
+        return rounded(1000 * step);
+    }
+    let prefix = ["", "k", "M", "G", "T", "P", "E"][power as usize / 3];
+    let decimals = 2 - power % 3;
+    let point = 10_u64.pow(decimals);
+    match decimals {
+        0 => format!("{three}{prefix}"),
+        _ => format!(
+            "{}.{:0width$}{prefix}",
+            three / point,
+            three % point,
+            width = decimals as usize
+        ),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -269,25 +294,56 @@ mod tests {
             text.lines().nth(line).unwrap().split_whitespace().collect()
         };
         assert_eq!(
-            words(1),
-            ["sluice-dp", "-", "-", "-", "11", "1100", "22", "2200", "7"]
+            words(2),
+            ["sluice-dp", "-", "11", "1.10k", "22", "2.20k", "7", "-"]
         );
         assert_eq!(
-            words(2),
+            words(3),
             [
                 "slv1",
                 "10.77.0.11",
-                "fd00::11",
-                "0123456789abc",
-                "pods",
                 "11",
-                "1100",
+                "1.10k",
                 "22",
-                "2200",
-                "7"
+                "2.20k",
+                "7",
+                "0123456789abc"
             ]
         );
-        assert_eq!(words(3)[2], "default/web");
+        assert_eq!(words(4), ["fd00::11"]);
+        assert_eq!(words(5).last(), Some(&"default/web"));
+    }
+
+    #[test]
+    fn ports_fit_a_terminal() {
+        let busy = json!({"rx_frames": 999_400_000_u64, "rx_bytes": 123_456_789_012_u64,
+            "tx_frames": 45_600_000, "tx_bytes": 98_765_432_100_u64, "drops": {"martian": 12_345}});
+        let rows = json!([
+            {"kind": "pod", "interface": "slv1e33c7d628ad", "container_id": "0123456789abcdef",
+             "counters": busy,
+             "addresses": [{"address": "10.244.101.205/24", "gateway": "10.244.101.1"},
+                           {"address": "fd53:4c55:4943::2/64", "gateway": "fe80::1"}]},
+        ]);
+        let text = render(What::Ports, rows).unwrap();
+        for line in text.lines() {
+            assert!(line.trim_end().len() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn counts_have_three_digits() {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1.00k"),
+            (12_345, "12.3k"),
+            (999_499, "999k"),
+            (999_500, "1.00M"),
+            (4_643_109_767, "4.64G"),
+            (u64::MAX, "18.4E"),
+        ] {
+            assert_eq!(rounded(count), text);
+        }
     }
 
     fn stats_with(unaccounted: i64, dropped: u64) -> String {
