@@ -26,14 +26,8 @@ mod tests {
 
     fn route(destination: &str, interface: u32, mtu: Option<u32>) -> Route {
         Route {
-            destination: destination.parse().unwrap(),
-            gateway: None,
-            interface,
-            onlink: false,
-            source: None,
             mtu,
-            link_scope: false,
-            protocol: 4,
+            ..Route::new(destination.parse().unwrap(), interface)
         }
     }
 

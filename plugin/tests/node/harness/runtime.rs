@@ -53,10 +53,6 @@ impl Answer {
         self.stdout
     }
 
-    pub(crate) fn is_ok(&self) -> bool {
-        self.success
-    }
-
     /// Asserts a failure with this code, whose message holds every needle.
     #[track_caller]
     pub(crate) fn fails(&self, code: u32, needles: &[&str]) {
