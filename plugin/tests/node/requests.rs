@@ -51,14 +51,14 @@ fn a_pod_is_called_by_its_name_also_by_the_next_daemon() {
     };
     let first = shown(&node);
     assert!(
-        first.contains("POD") && first.contains(" default/web-0 "),
+        first.contains("POD") && first.contains(" default/web-0"),
         "{first}"
     );
 
     node.kill();
     node.restart();
     let next = shown(&node);
-    assert!(next.contains(" default/web-0 "), "{next}");
+    assert!(next.contains(" default/web-0"), "{next}");
     let other = node.site.space("other");
     node.try_add(&fixed, &other, "other")
         .fails(103, &["10.77.0.50", "(pod default/web-0)"]);
