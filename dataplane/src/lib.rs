@@ -17,6 +17,7 @@ pub mod verdict;
 pub mod pods;
 pub mod port;
 mod rate_limit;
+pub mod sessions;
 
 pub mod engine;
 pub mod lab;

@@ -206,6 +206,16 @@ impl Datagram {
         self
     }
 
+    /// Sets the flags of a TCP segment, the eight from CWR to FIN.
+    pub fn flags(mut self, flags: u8) -> Self {
+        if self.protocol == protocol::TCP
+            && let Ok((header, _)) = Tcp::mut_from_prefix(&mut self.upper)
+        {
+            header.offset_flags = (0x5000 | u16::from(flags)).into();
+        }
+        self
+    }
+
     /// Sets time to live or hop limit.
     pub fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;

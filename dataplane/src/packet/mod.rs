@@ -17,6 +17,7 @@ pub mod ethernet;
 pub mod exercise;
 #[cfg(test)]
 mod fixture;
+pub mod flow;
 pub mod icmp;
 mod ip;
 mod ipv4;
@@ -32,6 +33,7 @@ use zerocopy::FromBytes;
 
 pub use arp::Arp;
 pub use ethernet::Ethernet;
+pub use flow::{Flow, Signal};
 pub use ip::{Fragment, Ip, protocol};
 pub use malformed::Malformed;
 
