@@ -26,7 +26,7 @@ use super::arp::{self, Arp, Operation};
 use super::checksum::{self, Sum};
 use super::ethernet::{self, Ethernet};
 use super::transport::{Icmp, Sctp, Tcp, Udp};
-use super::{ipv4, ipv6, protocol};
+use super::{crc32c, ipv4, ipv6, protocol};
 
 /// An IP datagram in the making. Unless told otherwise: a hop limit of 64, no
 /// options, no payload, a complete transport checksum, and in IPv4 neither
@@ -100,7 +100,7 @@ pub fn udp(src: impl Into<SocketAddr>, dst: impl Into<SocketAddr>) -> Datagram {
     raw(src.ip(), dst.ip(), protocol::UDP).transport(header.as_bytes(), Some(6))
 }
 
-/// An SCTP packet; its CRC stays 0.
+/// An SCTP packet: its common header.
 pub fn sctp(src: impl Into<SocketAddr>, dst: impl Into<SocketAddr>) -> Datagram {
     let (src, dst) = (src.into(), dst.into());
     let header = Sctp {
@@ -109,7 +109,7 @@ pub fn sctp(src: impl Into<SocketAddr>, dst: impl Into<SocketAddr>) -> Datagram 
         verification_tag: 1.into(),
         checksum: 0.into(),
     };
-    raw(src.ip(), dst.ip(), protocol::SCTP).transport(header.as_bytes(), None)
+    raw(src.ip(), dst.ip(), protocol::SCTP).transport(header.as_bytes(), Some(8))
 }
 
 /// An ICMP or ICMPv6 message, as the addresses are; `rest` is the word after
@@ -249,7 +249,7 @@ impl Datagram {
         self
     }
 
-    /// Leaves the transport checksum 0: none, in UDP over IPv4.
+    /// Leaves the transport checksum 0: none, in UDP and SCTP (RFC 9653).
     pub fn no_checksum(mut self) -> Self {
         self.checksum = Checksum::Zero;
         self
@@ -305,6 +305,10 @@ impl Datagram {
         {
             header.length = length.into();
         }
+        if self.protocol == protocol::SCTP {
+            self.store_crc(&mut upper);
+            return upper;
+        }
         let mut sum = match self.protocol {
             protocol::ICMP => Sum::new(),
             _ => Sum::pseudo_header(self.src, self.dst, self.protocol, length.into()),
@@ -326,6 +330,19 @@ impl Datagram {
             field.set(checksum);
         }
         upper
+    }
+
+    /// Lowest byte first (RFC 9260 appendix A).
+    fn store_crc(&self, upper: &mut [u8]) {
+        let checksum = match self.checksum {
+            Checksum::Complete | Checksum::Partial => crc32c::of(upper),
+            Checksum::Zero => 0,
+            Checksum::Wrong => crc32c::of(upper) ^ 0x5555,
+        };
+        let field = self.checksum_at.and_then(|at| upper.get_mut(at..at + 4));
+        if let Some(field) = field {
+            field.copy_from_slice(&checksum.to_le_bytes());
+        }
     }
 
     fn in_ethernet(&self, link: Ethernet, packet: &[u8]) -> Vec<u8> {

@@ -84,6 +84,30 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !folded(!checksum as u64 + !old as u64 + new as u64)
 }
 
+/// Bytes that change under a checksum. They begin at an even offset in what it
+/// covers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change {
+    removed: Sum,
+    added: Sum,
+}
+
+impl Change {
+    /// Puts `new` where `old` was.
+    #[inline]
+    pub fn replace(&mut self, old: &[u8], new: &[u8]) {
+        self.removed.add(old);
+        self.added.add(new);
+    }
+
+    /// The checksum after the change, as [`update`] gives it for one word.
+    #[inline]
+    #[must_use]
+    pub const fn apply(self, checksum: u16) -> u16 {
+        !folded(!checksum as u64 + !self.removed.fold() as u64 + self.added.fold() as u64)
+    }
+}
+
 /// The sum of 16-bit words, taken eight bytes at a time: both halves go into
 /// a sum twice as wide, which cannot overflow below 2^34 bytes and which the
 /// compiler turns into vector additions.
@@ -193,6 +217,9 @@ mod tests {
             let old = u16::from_be_bytes([bytes[at.start], bytes[at.start + 1]]);
             bytes[at].copy_from_slice(&new.to_be_bytes());
             prop_assert_eq!(update(before, old, new), of(&bytes));
+            let mut change = Change::default();
+            change.replace(&old.to_be_bytes(), &new.to_be_bytes());
+            prop_assert_eq!(change.apply(before), of(&bytes));
         }
     }
 

@@ -10,8 +10,8 @@ use super::checksum::{self, Sum};
 use super::icmp::{Error, Reply};
 use super::ndisc::{Advertisement, Ndisc};
 use super::{
-    Arp, Ethernet, Fragment, Ip, Packet, arp, build, ethernet, icmp, ndisc, offload, parse,
-    protocol, rewrite,
+    Arp, Ethernet, Flow, Fragment, Ip, Packet, arp, build, ethernet, icmp, ndisc, offload, parse,
+    protocol, quote, rewrite, translate,
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -80,6 +80,12 @@ fn samples() -> Vec<Vec<u8>> {
             .frame(LINK),
         build::icmp(a4, b4, (3, 1), 0)
             .payload(udp4.packet())
+            .frame(LINK),
+        build::icmp(b4, a4, (3, 4), 1280)
+            .payload(&tcp4.packet()[..28])
+            .frame(LINK),
+        build::icmp(b6, a6, (1, 4), 0)
+            .payload(udp6.packet())
             .frame(LINK),
     ];
     all.extend(udp4.payload([1; 64]).fragments(LINK, 40));
@@ -156,6 +162,8 @@ pub fn chunk(head: &[u8], frame_len: usize) {
             icmp_errors(head, &ip);
             neighbour_discovery(head, &ip);
             forwarding(head, frame_len, &ip);
+            translation(head, frame_len, &ip);
+            error_translation(head, frame_len, &ip);
         }
         Packet::Arp(arp) => arp_reply(head, &arp),
         Packet::Other { .. } => {}
@@ -255,6 +263,84 @@ fn forwarding(head: &[u8], frame_len: usize, ip: &Ip) {
         src: MAC,
     };
     assert_eq!(after.ethernet, link);
+}
+
+/// Where translation leads.
+fn elsewhere(ip: &Ip, protocol: u8) -> Flow {
+    let (src, dst) = match ip.src {
+        IpAddr::V4(_) => (
+            Ipv4Addr::new(10, 9, 0, 1).to_ipv6_mapped(),
+            Ipv4Addr::new(10, 9, 0, 2).to_ipv6_mapped(),
+        ),
+        IpAddr::V6(_) => (
+            Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1),
+            Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2),
+        ),
+    };
+    Flow {
+        src,
+        dst,
+        src_port: 40_000,
+        dst_port: 443,
+        protocol,
+    }
+}
+
+/// Translation changes the flow, keeps a checksum as right or wrong as it was
+/// and a partial one partial, and does nothing where it says so.
+fn translation(head: &[u8], frame_len: usize, ip: &Ip) {
+    let mut translated = head.to_vec();
+    let to = elsewhere(ip, ip.protocol);
+    let Some(after) = translate::packet(&mut translated, ip, &to) else {
+        assert_eq!(translated, head);
+        return;
+    };
+    let parsed = parse(&translated, frame_len).expect("still well formed");
+    assert_eq!(parsed.packet, Packet::Ip(after));
+    assert_eq!(Some((after.src, after.dst)), to.addresses());
+    if ip.ports.is_some() {
+        assert_eq!(Flow::of(&after), Some(to));
+    }
+    let own =
+        |head: &[u8], ip: &Ip| offload::partial(head, ip).filter(|partial| partial.start == ip.l4);
+    if let Some(partial) = own(head, ip) {
+        assert_eq!(own(&translated, &after), Some(partial), "{ip:?}");
+    } else if ip.protocol == protocol::TCP && ip.fragment == Fragment::Whole {
+        let rest = |head: &[u8], ip: &Ip| {
+            let end = ip.end().min(head.len());
+            let mut sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, ip.l4_len());
+            sum.add(&head[usize::from(ip.l4)..end]);
+            sum.finish() % 0xffff
+        };
+        assert_eq!(rest(&translated, &after), rest(head, ip), "{ip:?}");
+    }
+}
+
+/// A translated error quotes the other flow, is for who sent that, and keeps
+/// its checksum as right or wrong as it was.
+fn error_translation(head: &[u8], frame_len: usize, ip: &Ip) {
+    let mut translated = head.to_vec();
+    let Some(quoted) = quote::flow(head, ip) else {
+        let to = elsewhere(ip, protocol::UDP);
+        assert_eq!(translate::error(&mut translated, ip, &to), None);
+        assert_eq!(translated, head);
+        return;
+    };
+    let to = elsewhere(ip, quoted.protocol);
+    let Some(after) = translate::error(&mut translated, ip, &to) else {
+        assert_eq!(translated, head);
+        return;
+    };
+    let parsed = parse(&translated, frame_len).expect("still well formed");
+    assert_eq!(parsed.packet, Packet::Ip(after));
+    assert_eq!(quote::flow(&translated, &after), Some(to));
+    if ip.end() <= head.len() {
+        assert_eq!(
+            message_checksum(&translated, &after) % 0xffff,
+            message_checksum(head, ip) % 0xffff,
+            "{ip:?}"
+        );
+    }
 }
 
 fn arp_reply(head: &[u8], request: &Arp) {

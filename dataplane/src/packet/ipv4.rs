@@ -104,6 +104,34 @@ pub(super) fn parse(head: &[u8], l3: usize, end: usize) -> Result<Ip, Malformed>
     })
 }
 
+/// The packet at `l3` that an ICMP error quotes: its header, if what follows is
+/// not a later fragment. Its checksum is its sender's business.
+pub(super) fn quoted(head: &[u8], l3: usize) -> Option<Ip> {
+    let (header, _) = Header::ref_from_prefix(head.get(l3..)?).ok()?;
+    let header_len = usize::from(header.version_ihl & 0xf) * 4;
+    let flags_fragment = header.flags_fragment.get();
+    let is_valid = header.version_ihl >> 4 == 4 && header_len >= HEADER_LEN;
+    if !is_valid || flags_fragment & FRAGMENT_OFFSET != 0 {
+        return None;
+    }
+    Some(Ip {
+        src: Ipv4Addr::from(header.src).into(),
+        dst: Ipv4Addr::from(header.dst).into(),
+        l3: u16::try_from(l3).ok()?,
+        l4: u16::try_from(l3 + header_len).ok()?,
+        packet_len: header.total_length.get().into(),
+        protocol: header.protocol,
+        ttl: header.ttl,
+        fragment: match flags_fragment & MORE_FRAGMENTS {
+            0 => Fragment::Whole,
+            _ => Fragment::First,
+        },
+        dont_fragment: flags_fragment & DONT_FRAGMENT != 0,
+        ports: None,
+        icmp: None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::build;

@@ -175,18 +175,55 @@ fn fragment(payload: &[u8], at: usize, payload_length: usize) -> Result<Fragment
     })
 }
 
+/// The packet at `l3` that an ICMP error quotes: its headers, if what follows
+/// is not a later fragment.
+pub(super) fn quoted(head: &[u8], l3: usize) -> Option<Ip> {
+    let (header, payload) = Header::ref_from_prefix(head.get(l3..)?).ok()?;
+    if header.version_class_flow.get() >> 28 != 6 {
+        return None;
+    }
+    let payload_length = usize::from(header.payload_length.get());
+    let payload = payload.get(..payload_length).unwrap_or(payload);
+    let chain = walk(header.next_header, payload, payload_length).ok()?;
+    if chain.fragment == Fragment::Later {
+        return None;
+    }
+    Some(Ip {
+        src: Ipv6Addr::from(header.src).into(),
+        dst: Ipv6Addr::from(header.dst).into(),
+        l3: u16::try_from(l3).ok()?,
+        l4: u16::try_from(l3 + HEADER_LEN + chain.length).ok()?,
+        packet_len: u32::from(header.payload_length.get()) + 40,
+        protocol: chain.protocol,
+        ttl: header.hop_limit,
+        fragment: chain.fragment,
+        dont_fragment: true,
+        ports: None,
+        icmp: None,
+    })
+}
+
 /// The destination that the packet's transport checksum covers: the last
 /// segment while a routing header still leads elsewhere (RFC 8200 section 8.1).
 ///
 /// Routing types: 0 (RFC 5095 retired it) and 2 (RFC 6275) list the segments
 /// in order, 4 (segment routing, RFC 8754) the last one first.
 pub(super) fn final_destination(head: &[u8], ip: &Ip, dst: Ipv6Addr) -> Ipv6Addr {
-    let headers = head
-        .get(usize::from(ip.l3)..usize::from(ip.l4))
-        .unwrap_or_default();
-    let Ok((header, extensions)) = Header::ref_from_prefix(headers) else {
+    let Some((routing_type, segments)) = route(head, ip) else {
         return dst;
     };
+    let last = match routing_type {
+        0 | 2 => <[u8; 16]>::read_from_suffix(segments).map(|(_, last)| last),
+        4 => <[u8; 16]>::read_from_prefix(segments).map(|(last, _)| last),
+        _ => return dst,
+    };
+    last.map_or(dst, Ipv6Addr::from)
+}
+
+/// Type and segments of a routing header that has segments left.
+pub(super) fn route<'a>(head: &'a [u8], ip: &Ip) -> Option<(u8, &'a [u8])> {
+    let headers = head.get(usize::from(ip.l3)..usize::from(ip.l4))?;
+    let (header, extensions) = Header::ref_from_prefix(headers).ok()?;
     let mut chain = Chain {
         length: 0,
         protocol: header.next_header,
@@ -194,20 +231,14 @@ pub(super) fn final_destination(head: &[u8], ip: &Ip, dst: Ipv6Addr) -> Ipv6Addr
     };
     while let Ok(Some((header, length))) = extension(&chain, extensions) {
         if chain.protocol == ROUTING && header.segments_left > 0 {
-            let segments = extensions
-                .get(chain.length + size_of::<Extension>()..chain.length + length)
-                .unwrap_or_default();
-            let last = match header.routing_type {
-                0 | 2 => <[u8; 16]>::read_from_suffix(segments).map(|(_, last)| last),
-                4 => <[u8; 16]>::read_from_prefix(segments).map(|(last, _)| last),
-                _ => return dst,
-            };
-            return last.map_or(dst, Ipv6Addr::from);
+            let segments = chain.length + size_of::<Extension>()..chain.length + length;
+            let segments = extensions.get(segments).unwrap_or_default();
+            return Some((header.routing_type, segments));
         }
         chain.length += length;
         chain.protocol = header.next_header;
     }
-    dst
+    None
 }
 
 #[cfg(test)]

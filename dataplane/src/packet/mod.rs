@@ -13,6 +13,7 @@
 pub mod arp;
 pub mod build;
 pub mod checksum;
+mod crc32c;
 pub mod ethernet;
 pub mod exercise;
 #[cfg(test)]
@@ -25,7 +26,9 @@ mod ipv6;
 mod malformed;
 pub mod ndisc;
 pub mod offload;
+pub mod quote;
 pub mod rewrite;
+pub mod translate;
 mod transport;
 mod tunnel;
 

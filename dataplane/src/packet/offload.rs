@@ -57,7 +57,7 @@ fn find(head: &[u8], ip: &Ip, tunnels: u32) -> Option<(Partial, u16)> {
     if ip.fragment != Fragment::Whole {
         return None;
     }
-    let own = own(head, ip);
+    let own = own_partial(head, ip);
     let inner = match tunnels {
         0 => None,
         _ => tunnel::inner(head, ip).and_then(|inner| find(head, &inner, tunnels - 1)),
@@ -74,23 +74,30 @@ fn find(head: &[u8], ip: &Ip, tunnels: u32) -> Option<(Partial, u16)> {
 
 /// The packet's own transport checksum, if it is partial.
 #[inline]
-fn own(head: &[u8], ip: &Ip) -> Option<(Partial, u16)> {
-    let offset = match ip.protocol {
-        protocol::TCP => 16,
-        protocol::UDP => 6,
-        _ => return None,
-    };
-    let partial = Partial {
-        start: ip.l4,
-        offset,
-    };
+fn own_partial(head: &[u8], ip: &Ip) -> Option<(Partial, u16)> {
+    let (place, checksum) = own(head, ip)?;
     let dst = match ip.dst {
         IpAddr::V6(dst) => ipv6::final_destination(head, ip, dst).into(),
         dst => dst,
     };
     let sum = Sum::pseudo_header(ip.src, dst, ip.protocol, ip.l4_len()).fold();
     // The sum is never 0, which in UDP means that there is no checksum.
-    (read(head, partial.field())? == sum).then_some((partial, sum))
+    (checksum == sum).then_some((place, sum))
+}
+
+/// The packet's own TCP or UDP checksum, and where it lies.
+#[inline]
+pub(super) fn own(head: &[u8], ip: &Ip) -> Option<(Partial, u16)> {
+    let offset = match ip.protocol {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        _ => return None,
+    };
+    let place = Partial {
+        start: ip.l4,
+        offset,
+    };
+    Some((place, read(head, place.field())?))
 }
 
 /// Whether the outer checksum is right if the inner one gets completed: the

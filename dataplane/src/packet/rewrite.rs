@@ -42,7 +42,7 @@ pub fn decrement_ttl(head: &mut [u8], ip: &Ip) {
 }
 
 #[inline]
-fn header_at<T>(head: &mut [u8], offset: u16) -> Option<&mut T>
+pub(super) fn header_at<T>(head: &mut [u8], offset: u16) -> Option<&mut T>
 where
     T: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned,
 {
