@@ -32,8 +32,14 @@ impl Counter {
 }
 
 /// Drops by reason.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Drops([Counter; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
 
 impl Drops {
     /// Counts one drop.
@@ -150,6 +156,13 @@ pub struct NodeCounters {
     pub free_chunks: Counter,
     /// Chunks of removed ports that were taken back.
     pub reclaimed_chunks: Counter,
+    /// Sessions that take room. Those that are over are counted until a turn
+    /// removes them.
+    pub sessions: Counter,
+    /// Sessions that there is room for.
+    pub session_capacity: Counter,
+    /// Sessions that have given way to a new one of their pod.
+    pub recycled_sessions: Counter,
 }
 
 /// The node's counters at one moment.
@@ -167,6 +180,12 @@ pub struct NodeSnapshot {
     pub free_chunks: u64,
     /// Chunks of removed ports that were taken back.
     pub reclaimed_chunks: u64,
+    /// Sessions that take room.
+    pub sessions: u64,
+    /// Sessions that there is room for.
+    pub session_capacity: u64,
+    /// Sessions that have given way to a new one of their pod.
+    pub recycled_sessions: u64,
 }
 
 impl NodeCounters {
@@ -180,6 +199,9 @@ impl NodeCounters {
             chunks: self.chunks.get(),
             free_chunks: self.free_chunks.get(),
             reclaimed_chunks: self.reclaimed_chunks.get(),
+            sessions: self.sessions.get(),
+            session_capacity: self.session_capacity.get(),
+            recycled_sessions: self.recycled_sessions.get(),
         }
     }
 }

@@ -62,6 +62,8 @@ impl Engine {
         let counters = Arc::<NodeCounters>::default();
         counters.chunks.set(pool.umem().chunks().into());
         counters.free_chunks.set(pool.free_chunks() as u64);
+        let capacity = pipeline.sessions().capacity();
+        counters.session_capacity.set(capacity.into());
         Self {
             ports: (0..slots).map(|_| None).collect(),
             pipeline,
@@ -135,6 +137,7 @@ impl Engine {
         self.port(id)?;
         let port = self.ports.get_mut(usize::from(id.slot))?.take()?;
         self.pipeline.pods.remove(id);
+        self.pipeline.sessions_mut().remove_pod(id);
         if self.pipeline.host == Some(id) {
             self.pipeline.host = None;
         }
@@ -191,13 +194,17 @@ impl Engine {
             i += 1;
         }
         let pending = self.flush(now) || !self.hungry.is_empty();
+        let expired = self.pipeline.sessions_mut().expire(now);
         self.counters.turns.add(1);
-        if received.frames > 0 || pending {
+        if received.frames > 0 || pending || expired > 0 {
             let busy = u64::from(received.frames > 0);
             self.counters.busy_turns.add(busy);
             self.counters
                 .free_chunks
                 .set(self.pool.free_chunks() as u64);
+            let sessions = self.pipeline.sessions();
+            self.counters.sessions.set(sessions.in_use().into());
+            self.counters.recycled_sessions.set(sessions.recycled());
         }
         Turn {
             frames: received.frames,
@@ -300,7 +307,7 @@ impl Engine {
                 self.pool.free(frame);
                 continue;
             };
-            match self.pipeline.depart(frame, &source.endpoint) {
+            match self.pipeline.depart(frame, &source.endpoint, now) {
                 Destination::Port(to, handoff) => self.deliver(to, handoff, now),
                 Destination::Source(answer) => {
                     source.counters.answered.add(1);
@@ -319,13 +326,15 @@ impl Engine {
     /// Hands a frame to its destination port.
     #[inline]
     fn deliver(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
-        let Some(target) = self.port(to) else {
-            // The tables name no port that does not exist.
-            debug_assert!(false, "{to:?} is in a table but not there");
+        let Some(target) = find(&mut self.ports, to) else {
+            // A session outlives the port by which its answers leave.
+            if let Some(source) = find(&mut self.ports, handoff.meta.from) {
+                source.counters.drops.count(DropReason::PortDown);
+            }
             self.pool.free(handoff.frame);
             return;
         };
-        match self.pipeline.arrive(&mut handoff, &target.endpoint) {
+        match self.pipeline.arrive(&mut handoff, &target.endpoint, now) {
             Ok(partial) => self.queue(to, handoff.frame, partial, now),
             Err(rejection) => {
                 target.counters.drops.count(rejection.reason);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::counters::PortCounters;
 use crate::engine::Engine;
 use crate::packet::Ethernet;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::time::Nanos;
 use crate::xsk::memory::{self, MemoryKernel, Sent};
@@ -31,6 +31,8 @@ pub struct LabOptions {
     pub pods: u16,
     /// Chunks of the UMEM beyond those that fill the ports' rings.
     pub reserve: u32,
+    /// How many sessions there is room for.
+    pub sessions: u32,
     /// What the kernel offers.
     pub features: Features,
 }
@@ -40,6 +42,7 @@ impl Default for LabOptions {
         Self {
             pods: 2,
             reserve: 4096,
+            sessions: 4096,
             features: Features {
                 multi_buffer: true,
                 tx_metadata: true,
@@ -116,7 +119,15 @@ impl Lab {
     pub fn over(umem: &'static Umem, pool: FramePool, options: LabOptions) -> Self {
         let slots = options.pods + 1;
         let doorbell = Doorbell::in_memory(slots);
-        let pipeline = Pipeline::new(umem, GATEWAY_MAC, options.features.tx_metadata);
+        let pipeline = Pipeline::new(
+            umem,
+            PipelineOptions {
+                gateway_mac: GATEWAY_MAC,
+                tx_metadata: options.features.tx_metadata,
+                slots,
+                sessions: options.sessions,
+            },
+        );
         let mut lab = Self {
             engine: Engine::new(pipeline, pool, doorbell.clone(), slots),
             doorbell,

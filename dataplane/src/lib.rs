@@ -14,6 +14,7 @@ pub mod cpus;
 pub mod time;
 pub mod verdict;
 
+mod fragments;
 pub mod pods;
 pub mod port;
 mod rate_limit;
@@ -22,6 +23,7 @@ pub mod sessions;
 pub mod engine;
 pub mod lab;
 pub mod pipeline;
+mod return_path;
 pub mod worker;
 
 #[cfg(feature = "daemon")]

@@ -10,6 +10,9 @@ use crate::packet::offload::{self, Partial};
 use crate::packet::{self, Arp, Ip, Malformed, Packet, Parsed, arp, icmp, ndisc, rewrite};
 use crate::pods::PodTable;
 use crate::port::{Endpoint, PortId, PortKind};
+use crate::return_path::{Parcel, ReturnPath};
+use crate::sessions::Sessions;
+use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::xsk::{Frame, Umem};
 
@@ -73,18 +76,30 @@ impl<R: Into<DropReason>> From<R> for Rejection {
     }
 }
 
+/// What a pipeline is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct PipelineOptions {
+    /// The MAC address of every port's near end.
+    pub gateway_mac: [u8; 6],
+    /// Whether checksums may leave partial, with a request to complete them.
+    pub tx_metadata: bool,
+    /// All ports' slots are below it.
+    pub slots: u16,
+    /// How many sessions there is room for.
+    pub sessions: u32,
+}
+
 /// The tables that decide where a frame goes.
 #[derive(Debug)]
 pub struct Pipeline {
     umem: &'static Umem,
-    /// The MAC address of every port's near end.
     gateway_mac: [u8; 6],
-    /// Whether checksums may leave partial, with a request to complete them.
     tx_metadata: bool,
     /// Which port has which pod address.
     pub pods: PodTable,
     /// Where everything goes that is for no pod.
     pub host: Option<PortId>,
+    return_path: ReturnPath,
 }
 
 /// What a frame comes to on departure, before it is moved.
@@ -96,13 +111,14 @@ enum Step {
 impl Pipeline {
     /// A pipeline without ports.
     #[must_use]
-    pub fn new(umem: &'static Umem, gateway_mac: [u8; 6], tx_metadata: bool) -> Self {
+    pub fn new(umem: &'static Umem, options: PipelineOptions) -> Self {
         Self {
             umem,
-            gateway_mac,
-            tx_metadata,
+            gateway_mac: options.gateway_mac,
+            tx_metadata: options.tx_metadata,
             pods: PodTable::default(),
             host: None,
+            return_path: ReturnPath::new(Sessions::new(options.sessions, options.slots)),
         }
     }
 
@@ -112,11 +128,22 @@ impl Pipeline {
         self.gateway_mac
     }
 
+    /// The pods' sessions.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.return_path.sessions
+    }
+
+    /// The pods' sessions, to remove some.
+    pub fn sessions_mut(&mut self) -> &mut Sessions {
+        &mut self.return_path.sessions
+    }
+
     /// Decides where a frame from `source` goes; questions to the gateway are
     /// answered in place.
     #[inline]
-    pub fn depart(&self, mut frame: Frame, source: &Endpoint) -> Destination {
-        match self.step(&mut frame, source) {
+    pub fn depart(&mut self, mut frame: Frame, source: &Endpoint, now: Nanos) -> Destination {
+        match self.step(&mut frame, source, now) {
             Ok(Step::Forward(to, ip)) => {
                 let meta = Meta {
                     from: source.id,
@@ -130,67 +157,84 @@ impl Pipeline {
     }
 
     #[inline]
-    fn step(&self, frame: &mut Frame, source: &Endpoint) -> Result<Step, Rejection> {
+    fn step(
+        &mut self,
+        frame: &mut Frame,
+        source: &Endpoint,
+        now: Nanos,
+    ) -> Result<Step, Rejection> {
         let parsed = packet::parse(self.umem.head(frame), frame.len() as usize)?;
         if parsed.ethernet.src != source.mac {
             return Err(DropReason::SpoofedMac.into());
         }
         match parsed.packet {
-            Packet::Ip(ip) => self.step_ip(frame, source, &parsed, ip),
+            Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), &ip)? {
+                Some(question) => self.answer_ndisc(frame, source, &parsed, &ip, question),
+                None => {
+                    self.check(source, &parsed, &ip)?;
+                    self.route(frame, source, ip, now)
+                }
+            },
             Packet::Arp(arp) => self.answer_arp(frame, source, &arp),
             Packet::Other { .. } => Err(DropReason::UnknownEthertype.into()),
         }
     }
 
+    /// Whether a packet may be forwarded at all, and is its sender's own.
     #[inline]
-    fn step_ip(
-        &self,
-        frame: &mut Frame,
-        source: &Endpoint,
-        parsed: &Parsed,
-        ip: Ip,
-    ) -> Result<Step, Rejection> {
-        if let Some(question) = ndisc::parse(self.umem.head(frame), &ip)? {
-            return self.answer_ndisc(frame, source, parsed, &ip, question);
-        }
+    fn check(&self, source: &Endpoint, parsed: &Parsed, ip: &Ip) -> Result<(), DropReason> {
         check_destination(parsed, ip.dst)?;
         if parsed.ethernet.dst != self.gateway_mac {
-            return Err(DropReason::WrongMac.into());
+            return Err(DropReason::WrongMac);
         }
+        // The host's stack may send for others.
+        if source.kind == PortKind::Host || source.addresses.contains(&ip.src) {
+            Ok(())
+        } else if ip.src == IpAddr::V6(source.link_local) {
+            Err(DropReason::LinkLocal)
+        } else {
+            Err(DropReason::SpoofedAddress)
+        }
+    }
+
+    #[inline]
+    fn route(
+        &mut self,
+        frame: &mut Frame,
+        source: &Endpoint,
+        ip: Ip,
+        now: Nanos,
+    ) -> Result<Step, Rejection> {
         if source.kind == PortKind::Host {
-            // The host's stack has routed it and may send for others. What no
-            // pod has does not go back: that would be a loop.
+            // The host's stack has routed it. What no pod has does not go
+            // back: that would be a loop.
             let to = self.pods.get(ip.dst).ok_or_else(|| {
                 Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, ip)
             })?;
             return Ok(Step::Forward(to, ip));
         }
-        if !source.addresses.contains(&ip.src) {
-            return Err(if ip.src == IpAddr::V6(source.link_local) {
-                DropReason::LinkLocal.into()
-            } else {
-                DropReason::SpoofedAddress.into()
-            });
+        // Past the host port the host's stack is the router, and counts the
+        // hop itself.
+        let Some(to) = self.pods.get(ip.dst) else {
+            let host = self.host.ok_or(DropReason::PortDown)?;
+            return Ok(Step::Forward(host, ip));
+        };
+        let parcel = Parcel {
+            head: self.umem.head(frame),
+            ip: &ip,
+            pod: source.id,
+            now,
+        };
+        if let Some(port) = self.return_path.leave(&parcel) {
+            return Ok(Step::Forward(port, ip));
         }
-        match self.pods.get(ip.dst) {
-            Some(to) => {
-                // Between pods this is the only router. Past the host port
-                // the host's stack is, and counts the hop itself.
-                if ip.ttl <= 1 {
-                    return Err(Rejection::with(
-                        DropReason::TtlExceeded,
-                        icmp::Error::TimeExceeded,
-                        ip,
-                    ));
-                }
-                rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
-                Ok(Step::Forward(to, ip))
-            }
-            None => match self.host {
-                Some(host) => Ok(Step::Forward(host, ip)),
-                None => Err(DropReason::PortDown.into()),
-            },
+        // Between pods this is the only router.
+        if ip.ttl <= 1 {
+            let error = icmp::Error::TimeExceeded;
+            return Err(Rejection::with(DropReason::TtlExceeded, error, ip));
         }
+        rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
+        Ok(Step::Forward(to, ip))
     }
 
     /// Answers for the gateway (RFC 826); a pod may ask in its own name only.
@@ -279,16 +323,17 @@ impl Pipeline {
         }
     }
 
-    /// Makes a frame ready for `target`: its MTU, the MAC addresses, the
-    /// checksum. Gives the checksum that the kernel must complete, if any.
+    /// Makes a frame ready for `target`: its MTU, the way back, the MAC
+    /// addresses, the checksum. Gives the checksum that the kernel must complete, if any.
     ///
     /// # Errors
     /// Why the frame cannot go there; it is still in the handoff.
     #[inline]
     pub fn arrive(
-        &self,
+        &mut self,
         handoff: &mut Handoff,
         target: &Endpoint,
+        now: Nanos,
     ) -> Result<Option<Partial>, Rejection> {
         let Handoff { frame, meta } = handoff;
         // Padding counts as well: the receiving veth drops by the frame's length.
@@ -296,6 +341,17 @@ impl Pipeline {
         if on_wire.max(meta.ip.packet_len) > target.mtu {
             let error = icmp::Error::TooBig { mtu: target.mtu };
             return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
+        }
+        let parcel = Parcel {
+            head: self.umem.head(frame),
+            ip: &meta.ip,
+            pod: target.id,
+            now,
+        };
+        if self.host != Some(meta.from) {
+            self.return_path.arrive_directly(&parcel);
+        } else if self.pods.get(meta.ip.src).is_some() {
+            self.return_path.arrive_from_host(&parcel, meta.from)?;
         }
         let head = self.umem.head_mut(frame);
         rewrite::macs(head, target.mac, self.gateway_mac);

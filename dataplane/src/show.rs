@@ -154,6 +154,9 @@ struct WorkerStats {
     turns: u64,
     busy_turns: u64,
     sleeps: u64,
+    sessions: u64,
+    session_capacity: u64,
+    recycled_sessions: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -177,6 +180,9 @@ fn stats(stats: &Stats) -> String {
         turns,
         busy_turns,
         sleeps,
+        sessions,
+        session_capacity,
+        recycled_sessions,
     } = stats.worker;
     let Chunks {
         total,
@@ -190,9 +196,10 @@ fn stats(stats: &Stats) -> String {
         off => format!("{off} on their way (zero when there is no traffic, else a leak)"),
     };
     let mut text = format!(
-        "ports   {} with the host port\n\
-         worker  {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
-         chunks  {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
+        "ports     {} with the host port\n\
+         worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
+         sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
         stats.ports
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
@@ -349,7 +356,8 @@ mod tests {
     fn stats_with(unaccounted: i64, dropped: u64) -> String {
         let answer = json!({
             "ports": 2,
-            "worker": {"turns": 9, "busy_turns": 4, "sleeps": 3, "chunks": 0},
+            "worker": {"turns": 9, "busy_turns": 4, "sleeps": 3, "chunks": 0,
+                       "sessions": 5, "session_capacity": 60, "recycled_sessions": 2},
             "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
                       {"reason": "no-pod", "frames": 0, "help": "nobody"}],
             "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
@@ -361,6 +369,7 @@ mod tests {
     #[test]
     fn chunks_that_add_up_say_so() {
         assert!(stats_with(0, 0).contains("10 being sent: they add up"));
+        assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
         assert!(stats_with(5, 0).contains("5 on their way"));
     }
 

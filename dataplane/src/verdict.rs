@@ -45,9 +45,13 @@ pub enum DropReason {
     PortDown,
     /// The destination takes less than is sent to it.
     TxRingFull,
+    /// From the host: the pod has as many sessions as are free for others.
+    SessionShare,
+    /// From the host: no session is free.
+    SessionTableFull,
 }
 
-const OTHERS: [DropReason; 19] = [
+const OTHERS: [DropReason; 21] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -67,6 +71,8 @@ const OTHERS: [DropReason; 19] = [
     DropReason::TooBig,
     DropReason::PortDown,
     DropReason::TxRingFull,
+    DropReason::SessionShare,
+    DropReason::SessionTableFull,
 ];
 
 impl DropReason {
@@ -112,6 +118,8 @@ impl DropReason {
             Self::TooBig => 16,
             Self::PortDown => 17,
             Self::TxRingFull => 18,
+            Self::SessionShare => 19,
+            Self::SessionTableFull => 20,
         };
         Malformed::ALL.len() + other
     }
@@ -140,6 +148,8 @@ impl DropReason {
             Self::TooBig => "too-big",
             Self::PortDown => "port-down",
             Self::TxRingFull => "tx-ring-full",
+            Self::SessionShare => "session-share",
+            Self::SessionTableFull => "session-table-full",
         }
     }
 
@@ -167,6 +177,8 @@ impl DropReason {
             Self::TooBig => "larger than the destination's MTU (ICMP too big sent)",
             Self::PortDown => "the destination's interface is down",
             Self::TxRingFull => "the destination takes less than is sent to it",
+            Self::SessionShare => "more conversations by the host port than a pod may have",
+            Self::SessionTableFull => "more conversations by the host port than there is room for",
         }
     }
 }

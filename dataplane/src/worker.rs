@@ -20,8 +20,9 @@ use sluice_control::BusyPoll;
 use crate::counters::{NodeCounters, PortCounters};
 use crate::cpus::{self, CpuError};
 use crate::engine::Engine;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{Port, PortId, PortSpec};
+use crate::sessions;
 use crate::time::{Clock, Nanos};
 use crate::xsk::{Closed, Doorbell, FramePool, Xsk, XskError};
 
@@ -148,7 +149,15 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
     let waker = Waker::new(poll.registry(), WAKER).map_err(failed("eventfd"))?;
     let (commands, receiver) = channel::bounded(COMMANDS);
     let umem = options.pool.umem();
-    let pipeline = Pipeline::new(umem, options.gateway_mac, options.tx_metadata);
+    let pipeline = Pipeline::new(
+        umem,
+        PipelineOptions {
+            gateway_mac: options.gateway_mac,
+            tx_metadata: options.tx_metadata,
+            slots: options.slots,
+            sessions: sessions::CAPACITY,
+        },
+    );
     let engine = Engine::new(pipeline, options.pool, options.doorbell, options.slots);
     let counters = engine.counters().clone();
     let (ready, started) = channel::bounded(1);

@@ -196,6 +196,7 @@ fn every_reason_to_drop_is_provoked_and_counted_once() {
     // These need a destination that does not take what it is given.
     provoked.push(overflow_a_tx_ring());
     provoked.push(take_the_host_port_away());
+    provoked.extend(fill_the_session_table());
     for reason in DropReason::ALL {
         assert!(provoked.contains(&reason), "no test provokes {reason:?}");
     }
@@ -215,6 +216,35 @@ fn take_the_host_port_away() -> DropReason {
     assert_eq!(lab.counters(1).drops.get(DropReason::PortDown), 1);
     lab.assert_no_chunk_lost();
     DropReason::PortDown
+}
+
+/// By conversations that go on, from the host in a pod's name.
+fn fill_the_session_table() -> [DropReason; 2] {
+    let mut lab = Lab::new(LabOptions {
+        pods: 8,
+        sessions: 16,
+        ..LabOptions::default()
+    });
+    let mut talk = |pod: u16, client: u16| {
+        let question = build::udp((v4(1), client), (v4(pod), 53)).frame(link(HOST));
+        let answer = build::udp((v4(pod), 53), (v4(1), client)).frame(link(pod));
+        lab.send(HOST, &question);
+        lab.send(pod, &answer);
+        lab.send(HOST, &question);
+        lab.assert_no_chunk_lost();
+        let drops = &lab.counters(pod).drops;
+        [DropReason::SessionShare, DropReason::SessionTableFull].map(|reason| drops.get(reason))
+    };
+    // Half of all, then half of what is left; two packets of the ninth.
+    let dropped: Vec<_> = (0..9).map(|client| talk(2, client)).collect();
+    assert_eq!(dropped[7..], [[0, 0], [2, 0]]);
+    for pod in 3..=6 {
+        for client in 0..4 {
+            talk(pod, client);
+        }
+    }
+    assert_eq!(talk(7, 0), [0, 2]);
+    [DropReason::SessionShare, DropReason::SessionTableFull]
 }
 
 fn overflow_a_tx_ring() -> DropReason {

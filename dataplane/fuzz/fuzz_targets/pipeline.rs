@@ -10,6 +10,7 @@ use sluice_dataplane::xsk::{FILL_DEPTH, FramePool, Umem};
 const OPTIONS: LabOptions = LabOptions {
     pods: 2,
     reserve: 256,
+    sessions: 16,
     features: sluice_dataplane::xsk::Features {
         multi_buffer: true,
         tx_metadata: true,

@@ -74,7 +74,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let sum = |count: &dyn Fn(&PortCounters) -> u64| -> u64 {
         ports.iter().map(|port| count(&port.counters)).sum()
     };
-    let drops = DropReason::ALL.map(|reason| {
+    let drops = DropReason::ALL.into_iter().map(|reason| {
         json!({
             "reason": reason.name(),
             "frames": past.get(reason) + sum(&|port| port.drops.get(reason)),
@@ -93,7 +93,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     json!({
         "ports": ports.len(),
         "worker": worker,
-        "drops": drops,
+        "drops": drops.collect::<Value>(),
         "xdp_statistics": total(ports.iter().filter_map(|port| port.socket.statistics())),
         "chunks": {
             "total": worker.chunks,

@@ -38,6 +38,7 @@ pub struct Datagram {
     dst: IpAddr,
     ttl: u8,
     dont_fragment: bool,
+    identification: u16,
     options: Vec<u8>,
     extensions: Vec<(u8, Vec<u8>)>,
     protocol: u8,
@@ -63,6 +64,7 @@ pub fn raw(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, protocol: u8) -> Data
         dst: dst.into(),
         ttl: 64,
         dont_fragment: false,
+        identification: 1,
         options: Vec::new(),
         extensions: Vec::new(),
         protocol,
@@ -228,6 +230,12 @@ impl Datagram {
         self
     }
 
+    /// Sets what tells the fragments of this datagram from others'.
+    pub fn identification(mut self, identification: u16) -> Self {
+        self.identification = identification;
+        self
+    }
+
     /// Appends IPv4 options, padded to whole words.
     pub fn options(mut self, options: &[u8]) -> Self {
         self.options.extend(options);
@@ -385,7 +393,7 @@ impl Datagram {
                 | u8::try_from(header_len / 4).expect("at most 40 bytes of options"),
             tos: 0,
             total_length: len_u16(header_len + payload.len()).into(),
-            identification: u16::from(place.is_some()).into(),
+            identification: place.map_or(0, |_| self.identification).into(),
             flags_fragment: flags_fragment.into(),
             ttl: self.ttl,
             protocol: self.protocol,
@@ -410,7 +418,8 @@ impl Datagram {
         let mut headers = self.extensions.clone();
         if let Some(place) = place {
             let [high, low] = (place.offset | u16::from(place.more)).to_be_bytes();
-            headers.push((ipv6::FRAGMENT, vec![high, low, 0, 0, 0, 1]));
+            let [id_high, id_low] = self.identification.to_be_bytes();
+            headers.push((ipv6::FRAGMENT, vec![high, low, 0, 0, id_high, id_low]));
         }
         let mut kinds = headers.iter().map(|(kind, _)| *kind).chain([self.protocol]);
         let next_header = kinds.next().unwrap_or(self.protocol);

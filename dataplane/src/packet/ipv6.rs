@@ -220,25 +220,45 @@ pub(super) fn final_destination(head: &[u8], ip: &Ip, dst: Ipv6Addr) -> Ipv6Addr
     last.map_or(dst, Ipv6Addr::from)
 }
 
+/// The datagram's identification, if the packet is a fragment.
+pub(super) fn identification(head: &[u8], ip: &Ip) -> Option<u32> {
+    let (_, header) = extensions(head, ip).find(|(kind, _)| *kind == FRAGMENT)?;
+    let (header, _) = FragmentHeader::ref_from_prefix(header).ok()?;
+    Some(header.identification.get())
+}
+
 /// Type and segments of a routing header that has segments left.
 pub(super) fn route<'a>(head: &'a [u8], ip: &Ip) -> Option<(u8, &'a [u8])> {
-    let headers = head.get(usize::from(ip.l3)..usize::from(ip.l4))?;
-    let (header, extensions) = Header::ref_from_prefix(headers).ok()?;
+    extensions(head, ip).find_map(|(kind, bytes)| {
+        let (header, segments) = Extension::ref_from_prefix(bytes).ok()?;
+        let is_routed = kind == ROUTING && header.segments_left > 0;
+        is_routed.then_some((header.routing_type, segments))
+    })
+}
+
+/// A packet's extension headers, each with its kind.
+fn extensions<'a>(head: &'a [u8], ip: &Ip) -> impl Iterator<Item = (u8, &'a [u8])> {
+    let headers = head.get(usize::from(ip.l3)..usize::from(ip.l4));
+    let (next_header, bytes) = match Header::ref_from_prefix(headers.unwrap_or_default()) {
+        Ok((header, bytes)) => (header.next_header, bytes),
+        // No extension header's number.
+        Err(_) => (protocol::IPV6, &[][..]),
+    };
     let mut chain = Chain {
         length: 0,
-        protocol: header.next_header,
+        protocol: next_header,
         fragment: Fragment::Whole,
     };
-    while let Ok(Some((header, length))) = extension(&chain, extensions) {
-        if chain.protocol == ROUTING && header.segments_left > 0 {
-            let segments = chain.length + size_of::<Extension>()..chain.length + length;
-            let segments = extensions.get(segments).unwrap_or_default();
-            return Some((header.routing_type, segments));
-        }
+    std::iter::from_fn(move || {
+        let (header, length) = extension(&chain, bytes).ok()??;
+        let found = (
+            chain.protocol,
+            bytes.get(chain.length..chain.length + length)?,
+        );
         chain.length += length;
         chain.protocol = header.next_header;
-    }
-    None
+        Some(found)
+    })
 }
 
 #[cfg(test)]

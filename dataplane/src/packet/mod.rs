@@ -14,6 +14,7 @@ pub mod arp;
 pub mod build;
 pub mod checksum;
 mod crc32c;
+mod datagram;
 pub mod ethernet;
 pub mod exercise;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tunnel;
 use zerocopy::FromBytes;
 
 pub use arp::Arp;
+pub use datagram::DatagramId;
 pub use ethernet::Ethernet;
 pub use flow::{Flow, Signal};
 pub use ip::{Fragment, Ip, protocol};
