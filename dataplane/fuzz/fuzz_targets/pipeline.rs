@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluice_dataplane::lab::{HOST, Lab, LabOptions};
-use sluice_dataplane::packet::exercise;
+use sluice_dataplane::lab::{HOST, Lab, LabOptions, link, v4, v6};
+use sluice_dataplane::packet::{build, exercise};
 use sluice_dataplane::xsk::{FILL_DEPTH, FramePool, Umem};
 
 const OPTIONS: LabOptions = LabOptions {
@@ -24,19 +24,48 @@ thread_local! {
         Umem::create(3 * FILL_DEPTH + OPTIONS.reserve).ok().into();
 }
 
+/// Frames between the pods, as the pod in `slot` sends them, or the host after
+/// it has translated them.
+fn conversation(slot: u16) -> Vec<Vec<u8>> {
+    let (from, to) = if slot == 2 { (2, 1) } else { (1, 2) };
+    let tcp = build::tcp((v4(from), 80), (v4(to), 80));
+    let udp = build::udp((v6(from), 53), (v6(to), 53));
+    let ports = build::udp((v4(from), 4000 + from), (v4(to), 4000 + to));
+    let question = build::udp((v6(to), 53), (v6(from), 53)).packet();
+    let error = build::icmp(v6(from), v6(to), (1, 4), 0).payload(question);
+    let mut frames = vec![
+        tcp.clone().flags(0x02).frame(link(slot)),
+        tcp.flags(0x10).partial().frame(link(slot)),
+        udp.frame(link(slot)),
+        error.frame(link(slot)),
+    ];
+    frames.extend(ports.payload([0; 40]).fragments(link(slot), 24));
+    frames
+}
+
 fuzz_target!(|input: &[u8]| {
     let Some((umem, pool)) = MEMORY.take() else {
         panic!("no memory for the UMEM");
     };
     let mut lab = Lab::over(umem, pool, OPTIONS);
     let mut rest = input;
+    let mut arrived = 0;
     // Each frame is led by its source and its length.
     while let [source, len, bytes @ ..] = rest {
         let (bytes, more) = bytes.split_at(usize::from(*len).min(bytes.len()));
         rest = more;
-        lab.inject(u16::from(source % 3), &exercise::frame_of(bytes));
+        let slot = u16::from(source % 3);
+        let frame = match source / 3 % 2 {
+            0 => exercise::frame_of(bytes),
+            _ => exercise::mutated(&conversation(slot), bytes),
+        };
+        lab.inject(slot, &frame);
+        // Some meet in one turn, some know what came of others.
+        if source & 0x80 != 0 {
+            arrived += lab.run().len() as u64;
+        }
     }
-    let arrived = lab.run().len() as u64;
+    arrived += lab.run().len() as u64;
     let mut received = 0;
     let mut dropped = 0;
     let mut errors = 0;

@@ -93,16 +93,22 @@ fn samples() -> Vec<Vec<u8>> {
     all
 }
 
-/// The frame that a fuzzer's input stands for. The first byte picks one of
-/// [`SAMPLES`], and three bytes each then name an offset and the byte that
-/// goes there; an offset beyond the end cuts the frame. From the number of
-/// samples on, the first byte is followed by the frame itself.
+/// The frame that a fuzzer's input stands for, made of [`SAMPLES`].
 #[must_use]
 pub fn frame_of(input: &[u8]) -> Vec<u8> {
+    mutated(&SAMPLES, input)
+}
+
+/// One of `samples`, changed as `input` says. The first byte picks it, and
+/// three bytes each then name an offset and the byte that goes there; an offset
+/// beyond the end cuts the frame. From the number of samples on, the first byte
+/// is followed by the frame itself.
+#[must_use]
+pub fn mutated(samples: &[Vec<u8>], input: &[u8]) -> Vec<u8> {
     let Some((&first, rest)) = input.split_first() else {
         return Vec::new();
     };
-    let Some(sample) = SAMPLES.get(usize::from(first)) else {
+    let Some(sample) = samples.get(usize::from(first)) else {
         return rest.to_vec();
     };
     let mut frame = sample.clone();

@@ -16,6 +16,7 @@ mod mtu;
 mod reach;
 mod requests;
 mod restart;
+mod services;
 mod settings;
 mod spoofing;
 mod userspace;
