@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Remove every trace of Sluice from this node.
     Reset(ResetArgs),
-    /// Look at the running daemon: its ports, counters, kernel features.
+    /// Look at the running daemon: its ports, counters, sessions, kernel features.
     Show(ShowArgs),
     /// Check the configuration and this node, and say what to do.
     CheckConfig(CheckConfigArgs),
@@ -101,6 +101,7 @@ Examples:
   sluiced show ports           who is attached, and how much traffic each has
   sluiced show stats           what was dropped and why; where the frames' memory is
   sluiced show kernel          which kernel features are used, and what is missing
+  sluiced show sessions        conversations whose answers leave another way than the plain one
   sluiced show ports --json | jq '.[] | select(.kind == \"pod\") | .addresses'")]
 pub(crate) struct ShowArgs {
     /// What to show.
@@ -108,6 +109,9 @@ pub(crate) struct ShowArgs {
     /// For programs: everything there is, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Of sessions show at most so many.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+    pub(crate) limit: usize,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }
@@ -120,6 +124,8 @@ pub(crate) enum What {
     Stats,
     /// Kernel features: present, missing, or switched off, and the cost.
     Kernel,
+    /// Conversations of pods whose answers leave another way than the plain one.
+    Sessions,
 }
 
 /// Check the configuration and this node.

@@ -9,6 +9,7 @@ use crate::packet::icmp;
 use crate::packet::offload::Partial;
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
+use crate::sessions::Sessions;
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool, Xsk};
@@ -81,6 +82,12 @@ impl Engine {
     #[must_use]
     pub fn counters(&self) -> &Arc<NodeCounters> {
         &self.counters
+    }
+
+    /// The pods' sessions.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        self.pipeline.sessions()
     }
 
     /// How many chunks are in the pool.

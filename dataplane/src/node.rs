@@ -160,6 +160,8 @@ impl Node {
             Request::ShowPorts => Ok(rows::ports(&self.wiring, &self.book)),
             Request::ShowStats => Ok(rows::stats(&self.wiring, &self.book, &self.past_drops)),
             Request::ShowKernel => value(&self.report),
+            Request::ShowSessions { limit } => rows::sessions(&self.wiring, &self.book, limit)
+                .map_err(|error| failed(&format!("list the sessions: {error}"))),
         };
         match result {
             Ok(value) => Response::Ok(value),

@@ -65,6 +65,19 @@ impl Session {
     }
 }
 
+/// A session as it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// How its packets go.
+    pub session: Session,
+    /// How far it has come.
+    pub state: State,
+    /// How long ago its last packet was noted, which is a second behind at most.
+    pub idle: Nanos,
+    /// How long it lives if no more come.
+    pub left: Nanos,
+}
+
 /// A session that was found. Good until the table changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -124,7 +137,12 @@ impl Entry {
     }
 
     fn is_over(&self, now: Nanos) -> bool {
-        now - self.heard >= self.class().timeout() + NOTE_EVERY
+        self.left(now) == Nanos(0)
+    }
+
+    /// How long it lives if no more packets come.
+    fn left(&self, now: Nanos) -> Nanos {
+        self.class().timeout() + NOTE_EVERY - (now - self.heard)
     }
 
     fn has_key(&self, flow: &Flow, answered: &Flow, direction: Direction) -> bool {
@@ -247,6 +265,28 @@ impl Sessions {
             entry.heard = now;
             self.link(found.place);
         }
+    }
+
+    /// Copies sessions into `page`, which has room for as many places as are
+    /// looked at, beginning at place `from`. Returns the place to go on at.
+    pub fn list(&self, from: u32, page: &mut Vec<Listed>, now: Nanos) -> Option<u32> {
+        let entries = self.entries.iter().zip(0_u32..).skip(from as usize);
+        for (entry, place) in entries.take(page.capacity()) {
+            // A free place has an old session in it, which nobody finds.
+            let found = self.find(&entry.session.original, now);
+            if found.is_some_and(|found| found.place == place) {
+                page.push(Listed {
+                    session: entry.session,
+                    state: entry.state,
+                    idle: now - entry.heard,
+                    left: entry.left(now),
+                });
+            }
+        }
+        let next = from as usize + page.capacity();
+        u32::try_from(next)
+            .ok()
+            .filter(|_| next < self.entries.len())
     }
 
     /// Adds a session, whose first packet has just come from its client.

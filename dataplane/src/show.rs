@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
@@ -23,6 +24,9 @@ pub(crate) fn show(arguments: &ShowArgs) -> Result<(), Box<dyn Error>> {
         What::Ports => Request::ShowPorts,
         What::Stats => Request::ShowStats,
         What::Kernel => Request::ShowKernel,
+        What::Sessions => Request::ShowSessions {
+            limit: arguments.limit,
+        },
     })?;
     let text = if arguments.json {
         serde_json::to_string_pretty(&answer)?
@@ -41,6 +45,7 @@ fn render(what: What, answer: Value) -> Result<String, serde_json::Error> {
         What::Ports => ports(&serde_json::from_value::<Vec<PortRow>>(answer)?),
         What::Stats => stats(&serde_json::from_value(answer)?),
         What::Kernel => kernel(&serde_json::from_value(answer)?),
+        What::Sessions => sessions(&serde_json::from_value(answer)?),
     })
 }
 
@@ -255,6 +260,67 @@ fn kernel(report: &Report) -> String {
     format!("Linux {}\n\n{table}\n{reasons}", report.kernel)
 }
 
+#[derive(Debug, Deserialize)]
+struct Sessions {
+    total: usize,
+    sessions: Vec<SessionRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SessionRow {
+    /// `None`: the pod has gone meanwhile.
+    pod: Option<String>,
+    answers_leave_by: Option<String>,
+    protocol: String,
+    original: FlowRow,
+    translated: FlowRow,
+    state: String,
+    idle_ms: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct FlowRow {
+    src: SocketAddr,
+    dst: SocketAddr,
+}
+
+fn sessions(answer: &Sessions) -> String {
+    let mut table = table(&[
+        "POD",
+        "PROTOCOL",
+        "FROM",
+        "TO",
+        "TRANSLATED",
+        "ANSWERS BY",
+        "STATE",
+        "IDLE",
+    ]);
+    for row in &answer.sessions {
+        let translated = if row.translated == row.original {
+            String::new()
+        } else {
+            format!("{} to {}", row.translated.src, row.translated.dst)
+        };
+        table.add_row([
+            or_dash(row.pod.clone().unwrap_or_default()),
+            row.protocol.clone(),
+            row.original.src.to_string(),
+            row.original.dst.to_string(),
+            or_dash(translated),
+            or_dash(row.answers_leave_by.clone().unwrap_or_default()),
+            row.state.clone(),
+            format!("{} s", row.idle_ms / 1000),
+        ]);
+    }
+    align_right(&mut table, 7);
+    let (shown, total) = (answer.sessions.len(), answer.total);
+    match (total, shown) {
+        (0, _) => "No pod has a session.".to_owned(),
+        _ if shown < total => format!("{table}\n{shown} of {total}; see --limit"),
+        _ => table.to_string(),
+    }
+}
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
@@ -386,6 +452,50 @@ mod tests {
             "{text}"
         );
         assert!(stats_with(0, 0).contains("No attached port has dropped"));
+    }
+
+    #[test]
+    fn a_session_is_a_line() {
+        let flow = |src: &str, dst: &str| json!({"src": src, "dst": dst});
+        let direct = flow("10.77.0.2:4000", "10.77.0.3:53");
+        let mapped = flow("[fd77::2]:4000", "[2001:db8::1]:8080");
+        let row = |protocol: &str, original: &Value, translated: &Value| {
+            json!({"pod": "slv1", "answers_leave_by": "sluice-dp", "protocol": protocol,
+                   "original": original, "translated": translated, "state": "open",
+                   "idle_ms": 5999, "left_ms": 1})
+        };
+        let translated = flow("[fd77::2]:4000", "[fd77::3]:80");
+        let rows = [
+            row("udp", &direct, &direct),
+            row("tcp", &mapped, &translated),
+        ];
+        let answer = json!({"total": 9, "sessions": rows});
+        let text = render(What::Sessions, answer).unwrap();
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines[1],
+            [
+                "slv1",
+                "udp",
+                "10.77.0.2:4000",
+                "10.77.0.3:53",
+                "-",
+                "sluice-dp",
+                "open",
+                "5",
+                "s"
+            ]
+        );
+        assert_eq!(lines[2][4..7], ["[fd77::2]:4000", "to", "[fd77::3]:80"]);
+        assert_eq!(lines[3].join(" "), "2 of 9; see --limit");
+        let none = json!({"total": 0, "sessions": []});
+        assert_eq!(
+            render(What::Sessions, none).unwrap(),
+            "No pod has a session."
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::cpus::{self, CpuError};
 use crate::engine::Engine;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{Port, PortId, PortSpec};
-use crate::sessions;
+use crate::sessions::{self, Listed};
 use crate::time::{Clock, Nanos};
 use crate::xsk::{Closed, Doorbell, FramePool, Xsk, XskError};
 
@@ -121,11 +121,22 @@ pub enum WorkerError {
 /// its socket closes with the one who asked, not on the worker.
 type Added = Result<Arc<PortCounters>, (WorkerError, Box<PortSpec>)>;
 
+/// Sessions to be copied out in one go. The memory is the asker's.
+struct Page {
+    /// Where to begin; afterwards where to go on, unless that was all.
+    place: Option<u32>,
+    sessions: Vec<Listed>,
+}
+
+/// As many places are looked at between two turns: some 50 us.
+const PAGE: usize = 512;
+
 /// What the control thread asks of the worker; applied between turns.
 enum Command {
     Add(Box<PortSpec>, Sender<Added>),
     Remove(PortId, Sender<Option<Box<Port>>>),
     Reclaim(Closed, Sender<u32>),
+    List(Page, Sender<Page>),
     Stop,
 }
 
@@ -242,6 +253,24 @@ impl WorkerHandle {
         self.send(Command::Reclaim(closed, answer))?;
         answered.recv().map_err(|_| WorkerError::Gone)?;
         Ok(())
+    }
+
+    /// All sessions, in no order. Those that come or go meanwhile may be in it.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn sessions(&self) -> Result<Vec<Listed>, WorkerError> {
+        let mut all = Vec::new();
+        let mut place = Some(0);
+        while place.is_some() {
+            let sessions = Vec::with_capacity(PAGE);
+            let (answer, answered) = channel::bounded(1);
+            self.send(Command::List(Page { place, sessions }, answer))?;
+            let page = answered.recv().map_err(|_| WorkerError::Gone)?;
+            all.extend(page.sessions);
+            place = page.place;
+        }
+        Ok(all)
     }
 
     /// The node-wide counters.
@@ -394,6 +423,13 @@ impl Worker {
                 }
                 Command::Reclaim(closed, answer) => {
                     let _ = answer.send(self.engine.reclaim(closed));
+                }
+                Command::List(mut page, answer) => {
+                    let sessions = self.engine.sessions();
+                    page.place = page
+                        .place
+                        .and_then(|from| sessions.list(from, &mut page.sessions, now));
+                    let _ = answer.send(page);
                 }
                 Command::Stop => self.stopped = true,
             }

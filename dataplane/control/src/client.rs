@@ -171,6 +171,7 @@ impl Request {
             Self::ShowPorts => "show-ports",
             Self::ShowStats => "show-stats",
             Self::ShowKernel => "show-kernel",
+            Self::ShowSessions { .. } => "show-sessions",
         }
     }
 }

@@ -76,6 +76,11 @@ pub enum Request {
     ShowStats,
     /// What the kernel offers and what its gaps cost.
     ShowKernel,
+    /// Which conversations of pods go another way than the plain one.
+    ShowSessions {
+        /// At most so many; an answer has room for 8,192.
+        limit: usize,
+    },
 }
 
 /// What the plugin must know before it makes a veth.

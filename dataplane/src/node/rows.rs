@@ -1,13 +1,23 @@
 //! What `sluiced show` answers, as JSON.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
+use super::NodeError;
 use super::book::{Book, Entry};
 use super::wiring::{Wired, Wiring};
 use crate::counters::PortCounters;
 use crate::host_port::DATAPLANE_INTERFACE;
+use crate::packet::{Flow, protocol};
+use crate::port::PortId;
+use crate::sessions::{Listed, Session};
 use crate::verdict::DropReason;
 use crate::xsk::Statistics;
+
+/// Of so many an answer has room (`MAX_MESSAGE_BYTES`).
+const MOST_SESSIONS: usize = 8192;
 
 /// A row for the host port and for each pod port, by slot.
 pub(super) fn ports(wiring: &Wiring, book: &Book) -> Value {
@@ -102,6 +112,60 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
             "tx": tx,
             "unaccounted": unaccounted,
         },
+    })
+}
+
+/// The sessions by pod and client, at most so many, and how many there are.
+pub(super) fn sessions(wiring: &Wiring, book: &Book, limit: usize) -> Result<Value, NodeError> {
+    let mut sessions = wiring.sessions()?;
+    sessions.sort_unstable_by_key(|listed| {
+        let Flow {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            protocol,
+        } = listed.session.original;
+        (listed.session.pod, src, src_port, dst, dst_port, protocol)
+    });
+    let pods = book.sorted().into_iter();
+    let interface = |entry: &Entry| (entry.wired.id, entry.attachment.host_ifname.clone());
+    let mut interfaces: HashMap<PortId, String> = pods.map(interface).collect();
+    if let Some(host) = wiring.host() {
+        interfaces.insert(host.id, DATAPLANE_INTERFACE.to_owned());
+    }
+    let shown = sessions.iter().take(limit.min(MOST_SESSIONS));
+    let rows = shown.map(|listed| session(listed, &interfaces));
+    Ok(json!({ "total": sessions.len(), "sessions": rows.collect::<Value>() }))
+}
+
+fn session(listed: &Listed, interfaces: &HashMap<PortId, String>) -> Value {
+    let Session {
+        original,
+        translated,
+        pod,
+        client,
+    } = listed.session;
+    let flow = |flow: Flow| {
+        json!({
+            "src": SocketAddr::new(flow.src.to_canonical(), flow.src_port),
+            "dst": SocketAddr::new(flow.dst.to_canonical(), flow.dst_port),
+        })
+    };
+    let protocol = match original.protocol {
+        protocol::TCP => "tcp",
+        protocol::UDP => "udp",
+        _ => "sctp",
+    };
+    json!({
+        "pod": interfaces.get(&pod),
+        "answers_leave_by": interfaces.get(&client),
+        "protocol": protocol,
+        "original": flow(original),
+        "translated": flow(translated),
+        "state": listed.state.name(),
+        "idle_ms": listed.idle.0 / 1_000_000,
+        "left_ms": listed.left.0 / 1_000_000,
     })
 }
 

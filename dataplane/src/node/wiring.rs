@@ -18,6 +18,7 @@ use crate::masquerade::Masquerade;
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions};
+use crate::sessions::Listed;
 use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
@@ -122,6 +123,11 @@ impl Wiring {
     pub(super) fn has_host_port(&self) -> Result<bool, NodeError> {
         let link = self.netlink.link(DATAPLANE_INTERFACE)?;
         Ok(link.is_some_and(|link| self.host_port.has(&link)))
+    }
+
+    /// The pods' sessions.
+    pub(super) fn sessions(&self) -> Result<Vec<Listed>, NodeError> {
+        Ok(self.worker.sessions()?)
     }
 
     pub(super) fn node_counters(&self) -> &NodeCounters {

@@ -103,6 +103,18 @@ impl State {
     /// Where every session begins.
     pub const NEW: Self = Self::Opening { answered: false };
 
+    /// The state as a word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening { .. } => "opening",
+            Self::Exchanged => "exchanged",
+            Self::Open { .. } => "open",
+            Self::Reset => "reset",
+            Self::Closed => "closed",
+        }
+    }
+
     /// The state after a packet.
     #[inline]
     pub(super) fn after(self, protocol: u8, from: Direction, signal: Signal) -> Self {

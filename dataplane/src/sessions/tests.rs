@@ -331,6 +331,39 @@ fn the_last_free_session_goes_to_a_pod_that_has_none() {
     assert_eq!(one_more, Err(Refused::Full));
 }
 
+#[test]
+fn all_sessions_are_listed_page_by_page() {
+    let mut sessions = Sessions::new(100, 3);
+    for client in 0..40 {
+        sessions
+            .open(session(protocol::UDP, client, 1), Nanos(0))
+            .unwrap_or_else(|why| panic!("{why:?}"));
+        establish(&mut sessions, session(protocol::UDP, client, 2), Nanos(0));
+    }
+    sessions.remove_pod(port(1));
+    expire_all(&mut sessions, Nanos(0));
+    let mut listed = Vec::new();
+    let mut from = Some(0);
+    while let Some(place) = from {
+        let mut page = Vec::with_capacity(7);
+        from = sessions.list(place, &mut page, seconds(100));
+        listed.extend(page);
+    }
+    let mut clients: Vec<_> = listed.iter().map(|one| one.session.original.src).collect();
+    clients.sort();
+    assert_eq!(clients, (0..40).map(address).collect::<Vec<_>>());
+    let expected = Listed {
+        session: listed[0].session,
+        state: State::Open { finished: None },
+        idle: seconds(100),
+        left: seconds(21),
+    };
+    assert_eq!((listed[0], listed[0].session.pod), (expected, port(2)));
+    let mut late = Vec::with_capacity(100);
+    assert_eq!(sessions.list(0, &mut late, seconds(121)), None);
+    assert_eq!(late, []);
+}
+
 /// The same table as a list, searched from end to end.
 struct Oracle {
     capacity: usize,

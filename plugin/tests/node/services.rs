@@ -65,6 +65,20 @@ fn a_pod_reaches_another_of_its_node_by_a_service() {
         }
     }
     assert!(sessions(&node) >= 4);
+    let shown = node.sluiced(&format!(
+        "show sessions --run-dir {}",
+        node.run_dir().display()
+    ));
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for text in [
+        server.host_ifname(),
+        &client.v6().to_string(),
+        "tcp",
+        "sluice-dp",
+        "open",
+    ] {
+        assert!(shown.contains(text), "{text} is not in {shown}");
+    }
     server.del();
     wait_until("sessions go with their pod", || {
         (sessions(&node) == 0).then_some(())
