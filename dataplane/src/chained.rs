@@ -8,24 +8,12 @@ use serde_json::Value;
 /// Plugin, when it is so, and what then falls short.
 type Shortcoming = (&'static str, fn(&Value) -> bool, &'static str);
 
-const SHORTCOMINGS: [Shortcoming; 6] = [
+const SHORTCOMINGS: [Shortcoming; 4] = [
     (
         "bandwidth",
         |_| true,
         "the plugin bandwidth has no effect: no queueing discipline sees the packets that \
          sluiced forwards",
-    ),
-    (
-        "portmap",
-        |plugin| plugin["snat"] != false,
-        "the plugin portmap serves hostPorts for the world, the host and pods of the same \
-         subnet, not for the node's pods of other subnets",
-    ),
-    (
-        "portmap",
-        |plugin| plugin["snat"] == false,
-        "the plugin portmap serves hostPorts for the world and the host, but with \
-         \"snat\": false not for the node's own pods",
     ),
     (
         "firewall",
@@ -74,8 +62,6 @@ mod tests {
     fn what_falls_short_is_named() {
         for (plugin, needle) in [
             (json!({"type": "bandwidth"}), "no effect"),
-            (json!({"type": "portmap"}), "pods of the same subnet"),
-            (json!({"type": "portmap", "snat": false}), "\"snat\": false"),
             (
                 json!({"type": "tuning", "mac": "02:00:00:00:00:01"}),
                 "spoofed",
@@ -96,6 +82,8 @@ mod tests {
     fn what_works_is_not_worth_a_line() {
         let sysctl = json!({"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}});
         let firewall = json!({"type": "firewall", "ingressPolicy": "open"});
-        assert_eq!(notes(&[sysctl, firewall, json!({})]), Vec::<&str>::new());
+        let portmap = json!({"type": "portmap", "snat": false});
+        let all = [sysctl, firewall, portmap, json!({})];
+        assert_eq!(notes(&all), Vec::<&str>::new());
     }
 }

@@ -221,6 +221,25 @@ fn an_error_about_a_question_goes_back_where_that_came_from() {
 }
 
 #[test]
+fn an_error_about_another_pods_answer_goes_the_plain_way() {
+    let mut lab = Lab::new(LabOptions {
+        pods: 3,
+        ..LabOptions::default()
+    });
+    let [client, server] = ends()[0];
+    let question = build::udp(client, server);
+    assert_eq!(way(&mut lab, HOST, &question), SERVER);
+    let liar = 3;
+    let own = build::udp(client, (v4(liar), 80));
+    assert_eq!(way(&mut lab, HOST, &own), liar);
+    let about =
+        |packet: &Datagram| build::icmp(v4(liar), v4(CLIENT), (3, 3), 0).payload(packet.packet());
+    assert_eq!(way(&mut lab, liar, &about(&own)), HOST);
+    assert_eq!(way(&mut lab, liar, &about(&question)), CLIENT);
+    check(&mut lab, 4);
+}
+
+#[test]
 fn fragments_follow_the_first() {
     for [client, server] in ends() {
         let mut lab = lab();

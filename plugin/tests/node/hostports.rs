@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::flows::{Echo, check_tcp, check_udp};
 use crate::harness::{NODE4, NODE6, Node, OUT4, OUT6, Options, Pod, Space};
@@ -13,7 +13,15 @@ const HOST_PORT: u16 = 8080;
 
 /// A pod with the mapping, for TCP and for UDP.
 fn add_mapped(node: &Node) -> Pod {
-    let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+    add_mapped_by(node, json!({}))
+}
+
+/// The same with more keys of `portmap`'s.
+fn add_mapped_by(node: &Node, keys: Value) -> Pod {
+    let mut portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+    for (key, value) in keys.as_object().unwrap() {
+        portmap[key] = value.clone();
+    }
     let mappings = ["tcp", "udp"].map(
         |protocol| json!({"hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": protocol}),
     );
@@ -54,6 +62,29 @@ fn portmap_serves_the_world_the_host_and_pods() {
     server.del();
     client.del();
     node.finish();
+}
+
+/// Their requests are not masqueraded: without a session the answer would go
+/// from pod to pod, past the host that has translated the request.
+#[test]
+fn who_is_not_masqueraded_gets_answers_too() {
+    for keys in [json!({}), json!({"snat": false})] {
+        let node = Node::start(&Options::default());
+        let other_subnet = node.network("other", &["10.88.0.0/24", "fd88::/64"]);
+        let clients = [node.add_to(&other_subnet, "afar"), node.add("near")];
+        let server = add_mapped_by(&node, keys.clone());
+        for address in [NODE4, NODE6] {
+            let listening = SocketAddr::from((server.address_like(address), POD_PORT));
+            let echo = Echo::tcp_at(&server, listening);
+            let _udp = Echo::udp_at(&server, listening);
+            let [afar, near] = clients.each_ref();
+            check_host_port(afar, address);
+            assert_eq!(echo.peers(), [afar.address_like(address)]);
+            check_host_port(near, address);
+        }
+        server.del();
+        node.finish();
+    }
 }
 
 #[test]

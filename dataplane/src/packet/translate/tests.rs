@@ -272,6 +272,23 @@ fn what_cannot_be_translated_is_left_alone() {
     assert!(packet(&mut frame, &packet_before, &to_sctp).is_some());
 }
 
+/// Its CRC goes over fragments that are not quoted.
+#[test]
+fn the_crc_of_a_quoted_first_fragment_is_left_alone() {
+    let sctp = build::sctp((A4, 1), (B4, 2)).payload([9; 40]);
+    let to = flow_of(&build::sctp((B4, 3), (A4, 4)).frame(LINK));
+    let first = sctp.fragments(LINK, 24).remove(0);
+    let mut frame = build::icmp(B4, A4, (11, 1), 0)
+        .payload(&first[14..])
+        .frame(LINK);
+    let packet_before = ip(&frame);
+    error(&mut frame, &packet_before, &to).unwrap();
+    assert_eq!(quote::flow(&frame, &ip(&frame)), Some(to));
+    let crc = |frame: &[u8], at: usize| frame[at + 8..at + 12].to_vec();
+    assert_eq!(crc(&frame, 14 + 28 + 20), crc(&first, 14 + 20));
+    assert!(is_right(&frame));
+}
+
 #[test]
 fn a_partial_checksum_inside_a_tunnel_is_left_to_be_completed() {
     let inner = build::tcp((A4, 1), (B4, 2)).payload(b"data").partial();
