@@ -265,6 +265,44 @@ fn fragments_follow_the_first() {
     }
 }
 
+/// Ten times what the table has room for, once unanswered and once answered.
+#[test]
+fn a_flood_through_a_service_costs_others_nothing() {
+    let mut lab = Lab::new(LabOptions {
+        pods: 4,
+        sessions: 1024,
+        ..LabOptions::default()
+    });
+    let flooded = 3;
+    let established: Vec<_> = (0..100)
+        .map(|port| {
+            let (client, server) = ((v4(CLIENT), 4000 + port), (v4(SERVER), 80));
+            let (question, reply) = (build::tcp(client, server), build::tcp(server, client));
+            way(&mut lab, HOST, &question.clone().flags(SYN));
+            way(&mut lab, SERVER, &reply.clone().flags(SYN_ACK));
+            way(&mut lab, HOST, &question);
+            reply
+        })
+        .collect();
+    for round in 0..2 {
+        for port in 0..10_240 {
+            let (client, server) = ((v6(4), port), (v6(flooded), 53));
+            assert_eq!(way(&mut lab, HOST, &build::udp(client, server)), flooded);
+            if round > 0 {
+                let reply = build::udp(server, client);
+                assert_eq!(way(&mut lab, flooded, &reply), HOST);
+            }
+        }
+        for reply in &established {
+            assert_eq!(way(&mut lab, SERVER, reply), HOST);
+        }
+    }
+    let counters = lab.engine.counters();
+    let (in_use, recycled) = (counters.sessions.get(), counters.recycled_sessions.get());
+    assert!(in_use <= 600 && recycled > 10_000, "{in_use}, {recycled}");
+    check(&mut lab, 5);
+}
+
 #[test]
 fn a_session_ends_with_its_time() {
     let mut lab = lab();
