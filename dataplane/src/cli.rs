@@ -101,7 +101,7 @@ Examples:
   sluiced show ports           who is attached, and how much traffic each has
   sluiced show stats           what was dropped and why; where the frames' memory is
   sluiced show kernel          which kernel features are used, and what is missing
-  sluiced show sessions        conversations whose answers leave another way than the plain one
+  sluiced show sessions        which conversations' answers do not go the plain way
   sluiced show ports --json | jq '.[] | select(.kind == \"pod\") | .addresses'")]
 pub(crate) struct ShowArgs {
     /// What to show.

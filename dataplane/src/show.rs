@@ -159,8 +159,11 @@ struct WorkerStats {
     turns: u64,
     busy_turns: u64,
     sleeps: u64,
+    #[serde(default)]
     sessions: u64,
+    #[serde(default)]
     session_capacity: u64,
+    #[serde(default)]
     recycled_sessions: u64,
 }
 
