@@ -219,14 +219,17 @@ impl Pipeline {
             let host = self.host.ok_or(DropReason::PortDown)?;
             return Ok(Step::Forward(host, ip));
         };
-        let parcel = Parcel {
-            head: self.umem.head(frame),
-            ip: &ip,
-            pod: source.id,
-            now,
-        };
-        if let Some(port) = self.return_path.leave(&parcel) {
-            return Ok(Step::Forward(port, ip));
+        // Pods that no Service leads to have no sessions: for them this is all.
+        if self.sessions().has_any(source.id) {
+            let parcel = Parcel {
+                head: self.umem.head(frame),
+                ip: &ip,
+                pod: source.id,
+                now,
+            };
+            if let Some(port) = self.return_path.leave(&parcel) {
+                return Ok(Step::Forward(port, ip));
+            }
         }
         // Between pods this is the only router.
         if ip.ttl <= 1 {
@@ -342,16 +345,20 @@ impl Pipeline {
             let error = icmp::Error::TooBig { mtu: target.mtu };
             return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
         }
-        let parcel = Parcel {
-            head: self.umem.head(frame),
-            ip: &meta.ip,
-            pod: target.id,
-            now,
-        };
-        if self.host != Some(meta.from) {
-            self.return_path.arrive_directly(&parcel);
-        } else if self.pods.get(meta.ip.src).is_some() {
-            self.return_path.arrive_from_host(&parcel, meta.from)?;
+        let is_from_host = self.host == Some(meta.from);
+        let is_asked = is_from_host && self.pods.get(meta.ip.src).is_some();
+        if is_asked || !is_from_host && self.sessions().has_any(target.id) {
+            let parcel = Parcel {
+                head: self.umem.head(frame),
+                ip: &meta.ip,
+                pod: target.id,
+                now,
+            };
+            if is_from_host {
+                self.return_path.arrive_from_host(&parcel, meta.from)?;
+            } else {
+                self.return_path.arrive_directly(&parcel);
+            }
         }
         let head = self.umem.head_mut(frame);
         rewrite::macs(head, target.mac, self.gateway_mac);

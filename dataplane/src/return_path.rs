@@ -21,7 +21,7 @@ use crate::sessions::{Direction, Found, Refused, Session, Sessions};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 
-/// A packet that a pod sends, or is to get.
+/// A packet that a pod with sessions sends, or that a pod is to get.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parcel<'a> {
     /// The frame's first chunk.
@@ -48,12 +48,8 @@ impl ReturnPath {
 
     /// By which port a packet of the pod leaves, if it answers what came from
     /// there, or is an ICMP error about it.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn leave(&mut self, parcel: &Parcel) -> Option<PortId> {
-        // For pods that no Service leads to, this is all.
-        if !self.sessions.has_any(parcel.pod) {
-            return None;
-        }
         let datagram = DatagramId::of(parcel.head, parcel.ip);
         if parcel.ip.fragment == Fragment::Later {
             return self.fragments.get(&datagram?, parcel.now);
@@ -86,11 +82,8 @@ impl ReturnPath {
     }
 
     /// A pod's packet goes to the pod directly: what answers it does, too.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn arrive_directly(&mut self, parcel: &Parcel) {
-        if !self.sessions.has_any(parcel.pod) {
-            return;
-        }
         if let Some(flow) = Flow::of(parcel.ip)
             && begins(parcel)
             && let Some(found) = self.answered_by(&flow.reversed(), parcel)
@@ -104,6 +97,7 @@ impl ReturnPath {
     ///
     /// # Errors
     /// There is no room for a session that would say so.
+    #[inline(never)]
     pub(crate) fn arrive_from_host(
         &mut self,
         parcel: &Parcel,
