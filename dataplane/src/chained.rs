@@ -35,11 +35,24 @@ const SHORTCOMINGS: [Shortcoming; 4] = [
     ),
 ];
 
+const TWICE: &str = "sluice and the plugin portmap are both given pods' hostPorts and make them \
+     twice; remove \"portMappings\" from the \"capabilities\" of one";
+
+/// Whether the runtime is to hand a plugin pods' hostPorts.
+pub(crate) fn takes_host_ports(plugin: &Value) -> bool {
+    plugin["capabilities"]["portMappings"] == true
+}
+
 /// A line for everything that a plugin does less than it promises, or that
 /// does harm.
-pub(crate) fn notes(chained: &[Value]) -> Vec<&'static str> {
+///
+/// `takes_host_ports`: whether ours is given pods' hostPorts.
+pub(crate) fn notes(chained: &[Value], takes_host_ports: bool) -> Vec<&'static str> {
     let mut notes = Vec::new();
     for plugin in chained {
+        if takes_host_ports && plugin["type"] == "portmap" && self::takes_host_ports(plugin) {
+            notes.push(TWICE);
+        }
         let falls_short =
             |(name, is_so, _): &&Shortcoming| plugin["type"] == *name && is_so(plugin);
         let found = SHORTCOMINGS.iter().filter(falls_short);
@@ -72,7 +85,7 @@ mod tests {
             ),
             (json!({"type": "tuning", "mtu": 1400}), "localMtu"),
         ] {
-            let notes = notes(std::slice::from_ref(&plugin));
+            let notes = notes(std::slice::from_ref(&plugin), true);
             assert_eq!(notes.len(), 1, "{plugin}: {notes:?}");
             assert!(notes[0].contains(needle), "{plugin}: {notes:?}");
         }
@@ -84,6 +97,14 @@ mod tests {
         let firewall = json!({"type": "firewall", "ingressPolicy": "open"});
         let portmap = json!({"type": "portmap", "snat": false});
         let all = [sysctl, firewall, portmap, json!({})];
-        assert_eq!(notes(&all), Vec::<&str>::new());
+        assert_eq!(notes(&all, true), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn host_ports_are_one_plugins_business() {
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        let twice = |takes_host_ports| notes(std::slice::from_ref(&portmap), takes_host_ports);
+        assert!(twice(true).contains(&TWICE));
+        assert!(!twice(false).contains(&TWICE));
     }
 }

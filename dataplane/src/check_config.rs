@@ -91,7 +91,11 @@ fn check_settings(
     arguments: &CheckConfigArgs,
     findings: &mut Vec<Finding>,
 ) -> Option<DataplaneSettings> {
-    let Conflist { settings, chained } = match conflist::read(&arguments.settings) {
+    let Conflist {
+        settings,
+        chained,
+        takes_host_ports,
+    } = match conflist::read(&arguments.settings) {
         Ok(conflist) => conflist,
         Err(error) => {
             findings.push(Finding::problem(error.to_string()));
@@ -104,7 +108,8 @@ fn check_settings(
     };
     findings.push(Finding::ok(origin));
     findings.push(check_memory(settings.max_ports, available_mebibytes()));
-    findings.extend(chained::notes(&chained).into_iter().map(Finding::note));
+    let notes = chained::notes(&chained, takes_host_ports);
+    findings.extend(notes.into_iter().map(Finding::note));
     findings.extend(check_cpus(settings.cpus.clone()));
     Some(settings)
 }

@@ -100,6 +100,7 @@ pub(crate) struct SettingsArgs {
 Examples:
   sluiced show ports           who is attached, and how much traffic each has
   sluiced show stats           what was dropped and why; where the frames' memory is
+  sluiced show hostports       which ports of the node lead to which pod
   sluiced show kernel          which kernel features are used, and what is missing
   sluiced show sessions        which conversations' answers do not go the plain way
   sluiced show ports --json | jq '.[] | select(.kind == \"pod\") | .addresses'")]
@@ -120,6 +121,9 @@ pub(crate) struct ShowArgs {
 pub(crate) enum What {
     /// The host port and each pod's port, with traffic and drops.
     Ports,
+    /// Ports of the node and the pods that they lead to.
+    #[value(name = "hostports")]
+    HostPorts,
     /// Drops by reason, memory for frames, the worker's turns.
     Stats,
     /// Kernel features: present, missing, or switched off, and the cost.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sluice_control::{DataplaneSettings, InvalidSettings};
 
+use crate::chained;
 use crate::cli::SettingsArgs;
 
 /// The plugin's name in a configuration.
@@ -41,6 +42,8 @@ pub(crate) struct Conflist {
     pub(crate) settings: DataplaneSettings,
     /// The plugins behind ours in the list, each as configured.
     pub(crate) chained: Vec<Value>,
+    /// Whether the runtime is to hand us pods' hostPorts.
+    pub(crate) takes_host_ports: bool,
 }
 
 /// Reads the configuration that these arguments name, and checks the settings.
@@ -80,6 +83,7 @@ fn read_file(path: &Path) -> Result<Conflist, ConflistError> {
     Ok(Conflist {
         settings,
         chained: plugins.collect(),
+        takes_host_ports: chained::takes_host_ports(&ours),
     })
 }
 

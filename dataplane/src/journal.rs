@@ -340,6 +340,9 @@ mod tests {
             mtu: 1500,
             ip_masq: true,
             pod: None,
+            mappings: Vec::new(),
+            snat: true,
+            masq_all: false,
         }
     }
 

@@ -33,7 +33,11 @@ pub mod host_port;
 #[cfg(feature = "daemon")]
 pub mod journal;
 #[cfg(feature = "daemon")]
-pub mod masquerade;
+pub mod listeners;
+#[cfg(feature = "daemon")]
+pub mod netfilter;
+#[cfg(feature = "daemon")]
+mod netlink;
 #[cfg(feature = "daemon")]
 pub mod node;
 #[cfg(feature = "daemon")]

@@ -9,20 +9,22 @@ mod uplink;
 mod wiring;
 
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use serde::Serialize;
 use serde_json::Value;
 use sluice_control::{
     Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, PodAddress,
-    Refusal, Request, Response,
+    Redirect, Refusal, Request, Response,
 };
 use sluice_link::{Link, LinkError, Netlink, Route};
 
 use crate::forwarding::{self, ForwardingError};
 use crate::host_port::{GATEWAY_MAC, HostPortError};
 use crate::journal::{Journal, JournalError};
-use crate::masquerade::MasqueradeError;
+use crate::listeners;
+use crate::netfilter::NetfilterError;
 use crate::port::PortId;
 use crate::probe::{self, Feature, ProbeError, Report};
 use crate::program::ProgramError;
@@ -59,9 +61,9 @@ pub enum NodeError {
     /// The worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// The masquerading rules.
+    /// The host's netfilter.
     #[error(transparent)]
-    Masquerade(#[from] MasqueradeError),
+    Netfilter(#[from] NetfilterError),
     /// The journal of attachments.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -155,6 +157,7 @@ impl Node {
             Request::Describe => self.describe().and_then(|facts| value(&facts)),
             Request::Attach { attachment } => self.attach(attachment).map(|()| Value::Null),
             Request::Detach { id } => self.detach(&id).map(|()| Value::Null),
+            Request::Check { id } => self.check_rules(&id).map(|()| Value::Null),
             Request::Status => self.status().and_then(|status| value(&status)),
             Request::Attachments { network } => value(&self.attachments(network.as_deref())),
             Request::ShowPorts => Ok(rows::ports(&self.wiring, &self.book)),
@@ -162,6 +165,7 @@ impl Node {
             Request::ShowKernel => value(&self.report),
             Request::ShowSessions { limit } => rows::sessions(&self.wiring, &self.book, limit)
                 .map_err(|error| failed(&format!("list the sessions: {error}"))),
+            Request::ShowHostPorts => Ok(rows::host_ports(&self.book)),
         };
         match result {
             Ok(value) => Response::Ok(value),
@@ -246,6 +250,7 @@ impl Node {
             .map_err(|error| error.to_string())
             .and_then(|routes| self.check_rivals(&attachment, &routes))
             .map_err(|message| about(ErrorCode::Conflict, &message))?;
+        check_host_ports_are_free(&attachment).map_err(|(code, message)| about(code, &message))?;
         if !self
             .wiring
             .has_host_port()
@@ -432,6 +437,33 @@ impl Node {
         }
     }
 
+    /// Whether the kernel still has what an attachment's mappings need.
+    fn check_rules(&self, id: &AttachmentId) -> Result<(), Refusal> {
+        let about = |message: &str| failed(&format!("check {id}: {message}"));
+        let entry = self.book.get(id);
+        let entry = entry.ok_or_else(|| about("it is not attached"))?;
+        self.wiring.check_rules(&entry.attachment).map_err(|error| {
+            about(&format!(
+                "the kernel has not the rules of its hostPorts: {error}"
+            ))
+        })
+    }
+
+    /// Puts the host's netfilter rules back if somebody else touched them. To
+    /// be called when [`Node::rules_watch`] is readable, and now and then.
+    ///
+    /// # Errors
+    /// It is not possible now; the next call tries again.
+    pub fn mend_rules(&mut self) -> Result<(), NodeError> {
+        self.wiring.mend_rules()
+    }
+
+    /// Readable, once for each time, when somebody changes the host's netfilter.
+    #[must_use]
+    pub fn rules_watch(&self) -> BorrowedFd<'_> {
+        self.wiring.rules_watch()
+    }
+
     fn detach(&mut self, id: &AttachmentId) -> Result<(), Refusal> {
         let errors = self.remove(id);
         if errors.is_empty() {
@@ -468,6 +500,24 @@ pub fn memory_bytes(max_ports: u16) -> u64 {
 #[must_use]
 pub fn kernel_bytes_a_port(max_ports: u16) -> u64 {
     u64::from(wiring::chunks(max_ports)) * 128
+}
+
+/// Connections to a process of the host must not go to a pod instead.
+fn check_host_ports_are_free(attachment: &Attachment) -> Result<(), (ErrorCode, String)> {
+    for Redirect { from, .. } in attachment.redirects() {
+        match listeners::find(&from) {
+            Ok(None) => {}
+            Ok(Some(listener)) => {
+                let message = format!("the hostPort, {from}, is taken: {listener}");
+                return Err((ErrorCode::Conflict, message));
+            }
+            Err(error) => {
+                let message = format!("look who listens on {from}: {error}");
+                return Err((ErrorCode::Failed, message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Which kind of failure the client sees.

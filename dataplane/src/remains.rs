@@ -9,7 +9,7 @@ use sluice_link::{LinkError, Netlink};
 
 use crate::host_port::{HOST_INTERFACE, HostPort};
 use crate::journal::Journal;
-use crate::masquerade::Masquerade;
+use crate::netfilter;
 use crate::node::{self, NodeError};
 use crate::program;
 use crate::run_dir::{FolderError, RunDirLock};
@@ -28,8 +28,8 @@ pub enum RemainsError {
     Link(#[from] LinkError),
 }
 
-/// Removes pods' interfaces, the host port with its routes, the masquerading
-/// rules, pins, journal, socket and lock, in the calling thread's namespace and
+/// Removes pods' interfaces, the host port with its routes, the nftables
+/// table, pins, journal, socket and lock, in the calling thread's namespace and
 /// in this folder; goes on after a failure. Interfaces go before pins: no frame
 /// passes one without the program. Answers what could not be removed.
 ///
@@ -50,7 +50,7 @@ pub fn remove(settings: &DataplaneSettings) -> Result<Vec<String>, RemainsError>
     let are_gone = pods.is_ok();
     note(pods);
     note(remove_host_port(&netlink));
-    note(Masquerade::default().apply().map_err(NodeError::from));
+    note(netfilter::remove().map_err(NodeError::from));
     if are_gone {
         note(program::remove_pins(&settings.bpffs()).map_err(NodeError::from));
     }

@@ -27,8 +27,12 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     if !Uid::effective().is_root() {
         return Err("run it as root: it needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and more".into());
     }
-    let Conflist { settings, chained } = conflist::read(&arguments.settings)?;
-    for note in chained::notes(&chained) {
+    let Conflist {
+        settings,
+        chained,
+        takes_host_ports,
+    } = conflist::read(&arguments.settings)?;
+    for note in chained::notes(&chained, takes_host_ports) {
         tracing::warn!("{note}");
     }
     descriptors::reserve(settings.max_ports)?;
@@ -38,6 +42,7 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     let mut server = Server::bind(&settings.socket())?;
     server.watch(signals.as_fd())?;
     let mut node = Node::start(settings, &arguments.without)?;
+    server.watch(node.rules_watch())?;
     tracing::info!("ready");
     if let Err(error) = readiness::announce() {
         tracing::warn!(%error, "could not tell NOTIFY_SOCKET that this is ready");
@@ -52,6 +57,9 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
             return Err("the worker is gone; its panic is above".into());
         }
         server.turn(HEARTBEAT, |request| node.handle(request))?;
+        if let Err(error) = node.mend_rules() {
+            tracing::warn!(%error, "could not put the host's netfilter rules back");
+        }
         if Instant::now() >= next_look {
             if let Err(error) = node.forget_all_gone() {
                 tracing::warn!(%error, "could not look for pods that are gone");

@@ -23,6 +23,7 @@ pub(crate) fn show(arguments: &ShowArgs) -> Result<(), Box<dyn Error>> {
     let answer = Client::new(&settings.socket()).ask(match arguments.what {
         What::Ports => Request::ShowPorts,
         What::Stats => Request::ShowStats,
+        What::HostPorts => Request::ShowHostPorts,
         What::Kernel => Request::ShowKernel,
         What::Sessions => Request::ShowSessions {
             limit: arguments.limit,
@@ -44,6 +45,7 @@ fn render(what: What, answer: Value) -> Result<String, serde_json::Error> {
     Ok(match what {
         What::Ports => ports(&serde_json::from_value::<Vec<PortRow>>(answer)?),
         What::Stats => stats(&serde_json::from_value(answer)?),
+        What::HostPorts => host_ports(&serde_json::from_value::<Vec<HostPortRow>>(answer)?),
         What::Kernel => kernel(&serde_json::from_value(answer)?),
         What::Sessions => sessions(&serde_json::from_value(answer)?),
     })
@@ -62,13 +64,11 @@ struct PortRow {
     counters: PortCounters,
 }
 
-impl PortRow {
-    /// The pod's name, or as much of its container's ID as people compare.
-    fn pod(&self) -> String {
-        match &self.pod {
-            Some(pod) => pod.to_string(),
-            None => self.container_id.chars().take(SHORT_ID).collect(),
-        }
+/// The pod's name, or as much of its container's ID as people compare.
+fn owner(pod: Option<&PodName>, container_id: &str) -> String {
+    match pod {
+        Some(pod) => pod.to_string(),
+        None => container_id.chars().take(SHORT_ID).collect(),
     }
 }
 
@@ -109,7 +109,7 @@ fn ports(rows: &[PortRow]) -> String {
             rounded(counters.tx_frames),
             rounded(counters.tx_bytes),
             rounded(counters.drops.values().sum()),
-            or_dash(row.pod()),
+            or_dash(owner(row.pod.as_ref(), &row.container_id)),
         ]);
     }
     for column in table.column_iter_mut() {
@@ -143,6 +143,29 @@ fn rounded(count: u64) -> String {
             width = decimals as usize
         ),
     }
+}
+
+/// As much of a mapping's row as the table has.
+#[derive(Debug, Deserialize)]
+struct HostPortRow {
+    protocol: String,
+    host: String,
+    to: String,
+    pod: Option<PodName>,
+    container_id: String,
+}
+
+fn host_ports(rows: &[HostPortRow]) -> String {
+    let mut table = table(&["PROTOCOL", "HOST", "TO", "POD"]);
+    for row in rows {
+        table.add_row([
+            row.protocol.clone(),
+            row.host.clone(),
+            row.to.clone(),
+            owner(row.pod.as_ref(), &row.container_id),
+        ]);
+    }
+    table.to_string()
 }
 
 #[derive(Debug, Deserialize)]
@@ -420,6 +443,21 @@ mod tests {
         ] {
             assert_eq!(rounded(count), text);
         }
+    }
+
+    #[test]
+    fn a_host_port_is_a_line() {
+        let rows = json!([{
+            "protocol": "tcp", "host": "[::]:8080", "to": "[fd00::11]:80", "pod": null,
+            "network": "pods", "container_id": "0123456789abcdef0123", "ifname": "eth0",
+            "snat": true, "masq_all": false,
+        }]);
+        let text = render(What::HostPorts, rows).unwrap();
+        let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(
+            words,
+            ["tcp", "[::]:8080", "[fd00::11]:80", "0123456789abc"]
+        );
     }
 
     fn stats_with(unaccounted: i64, dropped: u64) -> String {

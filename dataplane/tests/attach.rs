@@ -4,11 +4,14 @@
 mod common;
 
 use std::fs;
+use std::net::{TcpListener, UdpSocket};
 
-use common::pods::{Folder, ask, attach, delete_veth, detach, make_veth, pod, refused};
+use common::pods::{Folder, ask, attach, delete_veth, detach, make_veth, mapping, pod, refused};
 use common::{TestNetns, wait_until};
 use nix::mount::{MsFlags, mount, umount};
-use sluice_control::{Attachment, DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Request};
+use sluice_control::{
+    Attachment, DataplaneSettings, ErrorCode, NodeFacts, PodAddress, Request, Response,
+};
 use sluice_dataplane::host_port::GATEWAY_MAC;
 use sluice_dataplane::node::Node;
 use sluice_dataplane::probe::Feature;
@@ -580,5 +583,91 @@ fn a_deleted_host_port_is_named() {
         assert!(netns.ip("route show proto 83").contains("10.77.0.11 via"));
         drop(node);
         folder.reset();
+    });
+}
+
+fn mapped(number: u8, host_ip: Option<&str>) -> Attachment {
+    let mut pod = pod(number);
+    pod.mappings.push(mapping(8080, host_ip));
+    pod
+}
+
+#[test]
+fn a_host_port_has_one_holder() {
+    with_node(|netns, node| {
+        let (held, beside) = (mapped(11, Some("192.0.2.1")), mapped(12, Some("192.0.2.2")));
+        for pod in [&held, &beside] {
+            make_veth(pod);
+        }
+        attach(node, &held).unwrap();
+        let before = netns.state();
+        for host_ip in [None, Some("192.0.2.1")] {
+            let rival = mapped(12, host_ip);
+            refused(node, &rival, ErrorCode::Conflict, "eth0 of container c11");
+            refused(
+                node,
+                &rival,
+                ErrorCode::Conflict,
+                "TCP port 8080 of 192.0.2.1",
+            );
+        }
+        let mut zero = mapped(12, None);
+        zero.mappings[0].host_port = 0;
+        refused(node, &zero, ErrorCode::Invalid, "from 1 to 65535");
+        assert_eq!(netns.state(), before);
+        attach(node, &beside).unwrap();
+
+        let rows = ask(node, Request::ShowHostPorts);
+        assert_eq!(rows.as_array().unwrap().len(), 2);
+        assert_eq!(rows[0]["host"], "192.0.2.1:8080");
+        assert_eq!(rows[0]["to"], "10.77.0.11:80");
+        assert_eq!(rows[1]["container_id"], "c12");
+        for pod in [&held, &beside] {
+            detach(node, pod);
+            delete_veth(pod);
+        }
+    });
+}
+
+#[test]
+fn a_host_port_on_which_a_process_listens_is_refused() {
+    with_node(|netns, node| {
+        let pod = mapped(11, None);
+        make_veth(&pod);
+        let before = netns.state();
+        for address in ["127.0.0.1", "[::1]", "[::]"] {
+            let listener = TcpListener::bind(format!("{address}:8080")).unwrap();
+            let process = format!("(process {}) listens there", std::process::id());
+            refused(node, &pod, ErrorCode::Conflict, &process);
+            drop(listener);
+        }
+        assert_eq!(netns.state(), before);
+        // By another protocol it is another port.
+        let _datagrams = UdpSocket::bind("0.0.0.0:8080").unwrap();
+        attach(node, &pod).unwrap();
+        detach(node, &pod);
+        delete_veth(&pod);
+    });
+}
+
+#[test]
+fn missing_rules_are_noticed_and_put_back() {
+    with_node(|netns, node| {
+        let pod = mapped(11, None);
+        make_veth(&pod);
+        attach(node, &pod).unwrap();
+        let check = Request::Check { id: pod.id.clone() };
+        ask(node, check.clone());
+        let before = netns.state();
+        netns.command("nft", &["flush", "ruleset"]);
+        match node.handle(check.clone()) {
+            Response::Error(refusal) => assert!(refusal.message.contains("hostPorts"), "{refusal}"),
+            answer => panic!("{answer:?}"),
+        }
+        node.mend_rules().unwrap();
+        ask(node, check);
+        assert_eq!(netns.state(), before);
+        detach(node, &pod);
+        delete_veth(&pod);
     });
 }

@@ -1,5 +1,5 @@
 //! The pieces of a node in real namespaces, each by itself: XDP program, host
-//! port, masquerading, forwarding, probe. Needs root.
+//! port, forwarding, probe. Needs root.
 
 mod common;
 
@@ -8,13 +8,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::rc::Rc;
 
-use common::{TestNetns, run, wait_until};
+use common::{TestNetns, wait_until};
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 use sluice_control::PodAddress;
 use sluice_dataplane::forwarding;
 use sluice_dataplane::host_port::{HostPort, HostPortError};
-use sluice_dataplane::masquerade::Masquerade;
 use sluice_dataplane::probe::{self, Feature, State};
 use sluice_dataplane::program::{PortProgram, ProgramError, ProgramOptions};
 use sluice_link::{Link, Netlink, VethPair, VethPeer, sysctl};
@@ -419,62 +418,6 @@ fn a_foreign_interface_of_that_name_is_left_alone() {
         );
         assert_eq!(netns.state(), before);
     }
-}
-
-#[test]
-fn masquerading_follows_the_pods() {
-    let netns = TestNetns::new("node");
-    let rules = || netns.command("nft", &["list", "ruleset"]);
-    netns.run(|| {
-        run("nft", &["add", "table", "inet", "foreign"]);
-        let before = rules();
-        let mut masquerade = Masquerade::default();
-        masquerade.apply().unwrap();
-        assert_eq!(rules(), before);
-        masquerade.add("10.77.0.11/24".parse().unwrap()).unwrap();
-        masquerade.add("10.77.0.12/24".parse().unwrap()).unwrap();
-        masquerade.add("fd00:77::11/64".parse().unwrap()).unwrap();
-        let both = rules();
-        assert!(
-            both.contains("ip saddr @masq4 ip daddr != @masq4 masquerade"),
-            "{both}"
-        );
-        assert!(both.contains("elements = { 10.77.0.0/24 }"), "{both}");
-        assert!(
-            both.contains("ip6 saddr @masq6 ip6 daddr != @masq6 masquerade"),
-            "{both}"
-        );
-        masquerade.remove("10.77.0.11/24".parse().unwrap()).unwrap();
-        assert_eq!(rules(), both, "another pod is still in that subnet");
-        masquerade.remove("10.77.0.12/24".parse().unwrap()).unwrap();
-        assert!(!rules().contains("masq4"), "{}", rules());
-        masquerade
-            .remove("fd00:77::11/64".parse().unwrap())
-            .unwrap();
-        assert_eq!(rules(), before);
-    });
-}
-
-#[test]
-fn an_earlier_daemons_masquerading_stays_until_it_is_replaced() {
-    let netns = TestNetns::new("node");
-    let rules = || run("nft", &["list", "ruleset"]);
-    netns.run(|| {
-        let mut earlier = Masquerade::default();
-        for address in ["10.77.0.11/24", "10.79.0.11/24"] {
-            earlier.add(address.parse().unwrap()).unwrap();
-        }
-        let both = rules();
-        drop(earlier);
-        let mut masquerade = Masquerade::default();
-        masquerade.expect("10.77.0.11/24".parse().unwrap());
-        assert_eq!(rules(), both);
-        masquerade.apply().unwrap();
-        let one = rules();
-        assert!(one.contains("elements = { 10.77.0.0/24 }"), "{one}");
-        masquerade.remove("10.77.0.11/24".parse().unwrap()).unwrap();
-        assert_eq!(rules(), "");
-    });
 }
 
 #[test]

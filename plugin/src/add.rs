@@ -113,6 +113,9 @@ impl<'a> Add<'a> {
             mtu: self.mtus.local,
             ip_masq: self.settings.ip_masq,
             pod: self.owner.clone(),
+            mappings: self.requests.mappings.clone().unwrap_or_default(),
+            snat: self.settings.snat(),
+            masq_all: self.settings.masq_all,
         };
         attachment.validate().map_err(|error| {
             Error::ipam(format!(

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use ipnet::IpNet;
-use sluice_control::{AttachmentId, Client};
+use sluice_control::{Attachment, AttachmentId, Client, ClientError, PortMapping, Request};
 use sluice_link::{Link, Netlink, Netns, Route};
 
 use crate::args::Args;
@@ -33,6 +33,7 @@ pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
         host_ifname: names::host_ifname(&id),
         pod_mac: asked.or_else(given).unwrap_or_else(|| names::pod_mac(&id)),
         addresses: made.addresses_of(&id.ifname, args.netns.as_deref()),
+        mappings: requests.mappings,
         made,
         id,
     };
@@ -55,6 +56,8 @@ struct Check {
     pod_mac: [u8; 6],
     made: Made,
     addresses: Vec<IpNet>,
+    /// `None` if the runtime does not say.
+    mappings: Option<Vec<PortMapping>>,
 }
 
 impl Check {
@@ -129,8 +132,9 @@ impl Check {
         Ok(())
     }
 
-    /// The daemon serves it, under the same addresses and with the MTU that
-    /// both ends have: what an end does not take is lost without a word.
+    /// The daemon serves it, under the same addresses and hostPorts, and with
+    /// the MTU that both ends have: what an end does not take is lost without a
+    /// word. The kernel has the rules of the hostPorts.
     fn daemon(&self, client: &Client, netns: &Netns) -> Result<(), Error> {
         let attachments = client.attachments(&self.id.network)?;
         let Some(served) = attachments.into_iter().find(|a| a.id == self.id) else {
@@ -169,7 +173,23 @@ impl Check {
                 ));
             }
         }
-        Ok(())
+        self.host_ports(client, &served)
+    }
+
+    fn host_ports(&self, client: &Client, served: &Attachment) -> Result<(), Error> {
+        let asked = self.mappings.as_ref().unwrap_or(&served.mappings);
+        if *asked != served.mappings {
+            return self
+                .differs("the daemon serves it with other hostPorts than runtimeConfig's".into());
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let id = self.id.clone();
+        match client.ask(Request::Check { id }) {
+            Err(ClientError::Refused(refusal)) => Err(Error::differs(refusal.message)),
+            other => Ok(other.map(drop)?),
+        }
     }
 
     fn differs(&self, how: String) -> Result<(), Error> {

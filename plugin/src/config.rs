@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::gc::ValidAttachment;
 use crate::keys;
 use crate::log;
+use crate::mappings::PortmapKeys;
 use crate::requests::Requests;
 use crate::result::{self, Dns, Made, PrevResult};
 
@@ -81,19 +82,18 @@ impl Network {
 
     /// Reads everything, refusing what ADD could not honour.
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        let bad = |error: &dyn Display| {
-            let name = &self.name;
-            Error::configuration(format!("read the configuration of network {name}: {error}"))
-        };
-        let sorted = keys::sort(&self.object).map_err(|error| bad(&error))?;
-        let settings =
-            Settings::deserialize(Value::Object(sorted.ours)).map_err(|error| bad(&error))?;
-        for line in sorted.moot {
+        let sorted = keys::sort(&self.object).map_err(|error| self.misconfigured(&error))?;
+        let settings = Settings::deserialize(Value::Object(sorted.ours))
+            .map_err(|error| self.misconfigured(&error))?;
+        let portmap = settings.portmap_keys().judge();
+        let portmap = portmap.map_err(|error| self.misconfigured(&error))?;
+        for line in sorted.moot.into_iter().chain(portmap) {
             tracing::warn!("{line}");
         }
         if let Some(path) = &settings.log_file {
-            log::check_path(path)
-                .map_err(|rule| bad(&format!("logFile is {}: it {rule}", path.display())))?;
+            log::check_path(path).map_err(|rule| {
+                self.misconfigured(&format!("logFile is {}: it {rule}", path.display()))
+            })?;
         }
         settings
             .dataplane
@@ -104,10 +104,12 @@ impl Network {
 
     /// Reads what is asked for this attachment alone.
     pub(crate) fn requests(&self) -> Result<Requests, Error> {
-        Requests::read(&self.object).map_err(|error| {
-            let name = &self.name;
-            Error::configuration(format!("read the configuration of network {name}: {error}"))
-        })
+        Requests::read(&self.object).map_err(|error| self.misconfigured(&error))
+    }
+
+    fn misconfigured(&self, error: &dyn Display) -> Error {
+        let name = &self.name;
+        Error::configuration(format!("read the configuration of network {name}: {error}"))
     }
 
     /// The daemon's socket, whatever else `dataplane` holds; the default one
@@ -234,6 +236,14 @@ pub(crate) struct Settings {
     /// Checked here, used before.
     log_file: Option<PathBuf>,
     log_level: Option<log::Level>,
+    /// Let the pod reach itself through its hostPorts.
+    snat: Option<bool>,
+    /// Show the pod an address of the host as every hostPort client's.
+    pub(crate) masq_all: bool,
+    mark_masq_bit: Option<i64>,
+    external_set_mark_chain: Option<String>,
+    conditions_v4: Option<Vec<String>>,
+    conditions_v6: Option<Vec<String>>,
 }
 
 /// An MTU for each way out of a pod.
@@ -246,6 +256,22 @@ pub(crate) struct Mtus {
 }
 
 impl Settings {
+    /// Whether the pod reaches itself through its hostPorts.
+    pub(crate) fn snat(&self) -> bool {
+        self.snat.unwrap_or(true)
+    }
+
+    fn portmap_keys(&self) -> PortmapKeys<'_> {
+        PortmapKeys {
+            mark_masq_bit: self.mark_masq_bit,
+            external_set_mark_chain: self.external_set_mark_chain.as_deref(),
+            conditions: [
+                ("conditionsV4", self.conditions_v4.as_deref()),
+                ("conditionsV6", self.conditions_v6.as_deref()),
+            ],
+        }
+    }
+
     /// The MTUs to use on a node: the configuration's, else the node's.
     pub(crate) fn mtus(&self, facts: &NodeFacts) -> Result<Mtus, Error> {
         let most = facts.max_mtu;
@@ -316,6 +342,8 @@ mod tests {
             (json!({"logFile": "sluice.log"}), "sluice.log"),
             (json!({"logFile": "/var/log/../x"}), "'..'"),
             (json!({"dataplane": {"worker": 2}}), "worker"),
+            (json!({"conditionsV6": ["-i", "eth1"]}), "conditionsV6"),
+            (json!({"snat": "yes"}), "yes"),
             (json!({"dataplane": {"maxPorts": 0}}), "maxPorts"),
         ] {
             let error = settings(object).unwrap_err();
@@ -327,12 +355,13 @@ mod tests {
     #[test]
     fn the_specifications_keys_are_accepted() {
         let object = json!({
-            "ipam": {"type": "host-local"}, "capabilities": {}, "runtimeConfig": {},
+            "ipam": {"type": "host-local"}, "capabilities": {},
             "args": {}, "dns": {"nameservers": ["10.0.0.1"]}, "disableCheck": true,
             "disableGC": true, "loadOnlyInlinedPlugins": true, "ipMasq": true,
-            "prevResult": {"cniVersion": "1.0.0"},
+            "prevResult": {"cniVersion": "1.0.0"}, "runtimeConfig": {"mac": "02:00:00:00:00:01"},
         });
         let settings = settings(object).unwrap();
+        assert!(settings.snat() && !settings.masq_all);
         assert!(settings.ip_masq && settings.prev_result.is_some());
     }
 

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 /// The keys that are read, here or elsewhere.
-const OURS: [&str; 9] = [
+const OURS: [&str; 15] = [
     "mtu",
     "localMtu",
     "ipMasq",
@@ -17,6 +17,12 @@ const OURS: [&str; 9] = [
     "prevResult",
     "logFile",
     "logLevel",
+    "snat",
+    "masqAll",
+    "markMasqBit",
+    "externalSetMarkChain",
+    "conditionsV4",
+    "conditionsV6",
 ];
 
 /// The specification's own keys that need no reading by ADD. Runtimes and
@@ -36,7 +42,7 @@ const SPECIFIED: [&str; 11] = [
 ];
 
 /// Keys of other plugins that change nothing here, and why.
-const MOOT: [(&str, &str); 13] = [
+const MOOT: [(&str, &str); 14] = [
     ("bridge", "there is no bridge"),
     (
         "isGateway",
@@ -55,6 +61,7 @@ const MOOT: [(&str, &str); 13] = [
         "frames with another source address than the pod's are always dropped",
     ),
     ("ipMasqBackend", "masquerading is always by nftables"),
+    ("backend", "hostPorts are never by iptables"),
     ("preserveDefaultVlan", "there are no VLANs"),
     (
         "enabledad",

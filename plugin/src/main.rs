@@ -20,6 +20,7 @@ mod ipam;
 mod keys;
 mod log;
 mod mac;
+mod mappings;
 mod names;
 mod plan;
 mod pod;

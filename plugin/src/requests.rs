@@ -10,10 +10,12 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use sluice_control::PortMapping;
 
 use crate::cni_args::CniArgs;
 use crate::error::Error;
 use crate::mac;
+use crate::mappings::{self, Entry};
 use crate::result::IpamResult;
 
 /// What is asked.
@@ -23,13 +25,16 @@ pub(crate) struct Requests {
     macs: [(&'static str, Option<String>); 2],
     /// `runtimeConfig.ips`
     addresses: Vec<IpAddr>,
+    /// `runtimeConfig.portMappings`; `None` if the runtime does not say.
+    pub(crate) mappings: Option<Vec<PortMapping>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct RuntimeConfig {
     mac: Option<String>,
     ips: Option<Vec<String>>,
+    port_mappings: Option<Vec<Entry>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -71,7 +76,11 @@ impl Requests {
                 )
             })
         });
+        let mappings = runtime.port_mappings.as_deref().map(mappings::read);
         Ok(Self {
+            mappings: mappings
+                .transpose()
+                .map_err(|error| format!("runtimeConfig.portMappings: {error}"))?,
             addresses: addresses.collect::<Result<_, _>>()?,
             macs: [
                 ("runtimeConfig.mac", runtime.mac),

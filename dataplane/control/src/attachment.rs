@@ -1,12 +1,14 @@
 //! An attachment: one interface of one container in one network.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{check_ifname, check_label, check_name, check_pod_mac};
+use crate::{
+    PortMapping, Redirect, check_ifname, check_label, check_mappings, check_name, check_pod_mac,
+};
 
 /// What names an attachment: network, container ID and interface name.
 ///
@@ -78,6 +80,17 @@ pub struct Attachment {
     /// Whose it is, if the runtime says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
+    /// Ports of the node that lead to the pod.
+    #[serde(default)]
+    pub mappings: Vec<PortMapping>,
+    /// Whether the pod may reach itself through its mappings: it then sees an
+    /// address of the host as the client's (`snat`).
+    #[serde(default = "yes")]
+    pub snat: bool,
+    /// Whether it sees every client of its mappings so (`masqAll`); nothing
+    /// without `snat`.
+    #[serde(default)]
+    pub masq_all: bool,
 }
 
 /// With the pod's name where it is known.
@@ -88,6 +101,10 @@ impl fmt::Display for Attachment {
             None => self.id.fmt(f),
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Why an [`Attachment`] cannot be served, whatever the state of the node.
@@ -121,7 +138,7 @@ impl Attachment {
             ("ifname", &self.id.ifname, check_ifname),
             ("host_ifname", &self.host_ifname, check_ifname),
         ] {
-            check(value).map_err(|rule| field(name, value, rule))?;
+            check(value).map_err(|rule| InvalidAttachment::field(name, value, rule))?;
         }
         if let Some(PodName {
             namespace,
@@ -130,25 +147,26 @@ impl Attachment {
         }) = &self.pod
         {
             for label in [namespace, name].into_iter().chain(uid) {
-                check_label(label).map_err(|rule| field("pod", label, rule))?;
+                check_label(label).map_err(|rule| InvalidAttachment::field("pod", label, rule))?;
             }
         }
-        check_pod_mac(self.pod_mac)
-            .map_err(|rule| field("pod_mac", &format!("{:02x?}", self.pod_mac), rule))?;
+        check_pod_mac(self.pod_mac).map_err(|rule| {
+            InvalidAttachment::field("pod_mac", &format!("{:02x?}", self.pod_mac), rule)
+        })?;
         if self.addresses.is_empty() {
             return Err(InvalidAttachment::NoAddress);
         }
         for PodAddress { address, gateway } in &self.addresses {
             let pod = address.addr();
             if !is_usable(pod) {
-                return Err(field(
+                return Err(InvalidAttachment::field(
                     "address",
                     &pod.to_string(),
                     "must be a unicast address that is neither loopback, link-local nor reserved",
                 ));
             }
             if pod.is_ipv4() != gateway.is_ipv4() {
-                return Err(field(
+                return Err(InvalidAttachment::field(
                     "gateway",
                     &gateway.to_string(),
                     "must be of the address's family",
@@ -156,7 +174,7 @@ impl Attachment {
             }
             let is_next_hop = is_usable(*gateway) || is_link_local_v6(*gateway);
             if pod == *gateway || !is_next_hop {
-                return Err(field(
+                return Err(InvalidAttachment::field(
                     "gateway",
                     &gateway.to_string(),
                     "must be a unicast address other than the pod's",
@@ -164,13 +182,29 @@ impl Attachment {
             }
         }
         if !(1280..=65_535).contains(&self.mtu) {
-            return Err(field(
+            return Err(InvalidAttachment::field(
                 "mtu",
                 &self.mtu.to_string(),
                 "must be from 1280 (IPv6's minimum, RFC 8200 section 5) to 65535",
             ));
         }
-        Ok(())
+        check_mappings(&self.mappings)
+    }
+
+    /// What the mappings do, in each family that the pod has, to its first
+    /// address of that family.
+    pub fn redirects(&self) -> impl Iterator<Item = Redirect> {
+        let addresses = self.addresses.iter().map(|pod| pod.address.addr());
+        let of_family = move |is_ipv4| addresses.clone().find(|pod| pod.is_ipv4() == is_ipv4);
+        let ends = self
+            .mappings
+            .iter()
+            .flat_map(|mapping| mapping.ends().map(|end| (end, mapping.container_port)));
+        ends.filter_map(move |(from, port)| {
+            let pod = of_family(from.address.is_ipv4())?;
+            let to = SocketAddr::new(pod, port);
+            Some(Redirect { from, to })
+        })
     }
 }
 
@@ -194,17 +228,20 @@ fn is_link_local_v6(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-fn field(field: &'static str, value: &str, rule: &'static str) -> InvalidAttachment {
-    InvalidAttachment::Field {
-        field,
-        value: value.chars().take(80).collect(),
-        rule,
+impl InvalidAttachment {
+    pub(crate) fn field(field: &'static str, value: &str, rule: &'static str) -> Self {
+        Self::Field {
+            field,
+            value: value.chars().take(80).collect(),
+            rule,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Protocol;
 
     fn attachment() -> Attachment {
         Attachment {
@@ -226,7 +263,25 @@ mod tests {
                 name: "web".into(),
                 uid: Some("0f5e".into()),
             }),
+            mappings: Vec::new(),
+            snat: true,
+            masq_all: false,
         }
+    }
+
+    fn mapping(host_port: u16, container_port: u16, host_ip: &str) -> PortMapping {
+        PortMapping {
+            host_port,
+            container_port,
+            protocol: Protocol::Tcp,
+            host_ip: (!host_ip.is_empty()).then(|| host_ip.parse().unwrap()),
+        }
+    }
+
+    fn mapped(mappings: &[PortMapping]) -> Attachment {
+        let mut attachment = attachment();
+        attachment.mappings = mappings.into();
+        attachment
     }
 
     #[test]
@@ -307,5 +362,42 @@ mod tests {
             a.mtu = mtu;
             assert!(a.validate().is_err(), "mtu {mtu}");
         }
+    }
+
+    #[test]
+    fn mappings_are_checked() {
+        let bad = mapped(&[mapping(0, 80, "")]);
+        assert!(bad.validate().is_err());
+    }
+
+    #[test]
+    fn each_family_of_the_pod_has_its_redirects() {
+        let mut dual = mapped(&[
+            mapping(80, 8080, ""),
+            mapping(81, 8081, "0.0.0.0"),
+            mapping(82, 8082, "2001:db8::1"),
+        ]);
+        let texts = |attachment: &Attachment| -> Vec<String> {
+            let redirects = attachment.redirects();
+            redirects
+                .map(|redirect| format!("{} to {}", redirect.from, redirect.to))
+                .collect()
+        };
+        let [first, second] = [
+            "TCP port 80 of every IPv4 address to 10.77.0.11:8080",
+            "TCP port 81 of every IPv4 address to 10.77.0.11:8081",
+        ];
+        assert_eq!(texts(&dual), [first, second]);
+        for address in ["fd00::11/64", "fd00::12/64"] {
+            dual.addresses.push(PodAddress {
+                address: address.parse().unwrap(),
+                gateway: "fe80::1".parse().unwrap(),
+            });
+        }
+        let [sixth, exact] = [
+            "TCP port 80 of every IPv6 address to [fd00::11]:8080",
+            "TCP port 82 of 2001:db8::1 to [fd00::11]:8082",
+        ];
+        assert_eq!(texts(&dual), [first, sixth, second, exact]);
     }
 }

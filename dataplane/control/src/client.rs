@@ -109,7 +109,7 @@ impl Client {
         })?;
         let envelope = Envelope {
             protocol: ProtocolRange::OURS,
-            requires: Vec::new(),
+            requires: request.requires(),
             request,
         };
         let answer = exchange(&mut stream, &envelope).map_err(|cause| self.broken(op, cause))?;
@@ -166,12 +166,14 @@ impl Request {
             Self::Describe => "describe",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
+            Self::Check { .. } => "check",
             Self::Status => "status",
             Self::Attachments { .. } => "attachments",
             Self::ShowPorts => "show-ports",
             Self::ShowStats => "show-stats",
             Self::ShowKernel => "show-kernel",
             Self::ShowSessions { .. } => "show-sessions",
+            Self::ShowHostPorts => "show-host-ports",
         }
     }
 }

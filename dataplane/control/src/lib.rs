@@ -16,15 +16,17 @@
 
 mod attachment;
 mod client;
+mod mapping;
 mod names;
 mod settings;
 mod wire;
 
 pub use attachment::{Attachment, AttachmentId, InvalidAttachment, PodAddress, PodName};
 pub use client::{Client, ClientError};
+pub use mapping::{HostEnd, PortMapping, Protocol, Redirect, check_mappings};
 pub use names::{check_ifname, check_label, check_name, check_pod_mac};
 pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings};
 pub use wire::{
-    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, PROTOCOL, ProtocolRange,
-    Refusal, Request, Response,
+    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, PORT_MAPPINGS, PROTOCOL,
+    ProtocolRange, Refusal, Request, Response,
 };

@@ -7,6 +7,9 @@ use crate::{Attachment, AttachmentId};
 /// The protocol version that this build speaks.
 pub const PROTOCOL: u32 = 1;
 
+/// Feature: [`Attachment::mappings`] are served.
+pub const PORT_MAPPINGS: &str = "port-mappings";
+
 /// No request or response is longer than this; `show` of 1,024 ports fits.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
@@ -62,6 +65,11 @@ pub enum Request {
         /// Which one.
         id: AttachmentId,
     },
+    /// Whether the kernel still has what a pod's mappings need.
+    Check {
+        /// Which pod interface.
+        id: AttachmentId,
+    },
     /// Whether the node has room for another pod.
     Status,
     /// What is attached, of one network or of all.
@@ -81,6 +89,21 @@ pub enum Request {
         /// At most so many; an answer has room for 8,192.
         limit: usize,
     },
+    /// Ports of the node and where they lead.
+    ShowHostPorts,
+}
+
+impl Request {
+    /// The features that a daemon must have to serve this request.
+    #[must_use]
+    pub fn requires(&self) -> Vec<String> {
+        let features: &[&str] = match self {
+            Self::Attach { attachment } if !attachment.mappings.is_empty() => &[PORT_MAPPINGS],
+            Self::Check { .. } | Self::ShowHostPorts => &[PORT_MAPPINGS],
+            _ => &[],
+        };
+        features.iter().map(|feature| (*feature).into()).collect()
+    }
 }
 
 /// What the plugin must know before it makes a veth.

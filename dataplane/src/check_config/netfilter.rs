@@ -6,13 +6,14 @@ use std::process::Command;
 
 use serde_json::Value;
 use sluice_dataplane::host_port::HOST_INTERFACE;
+use sluice_dataplane::netfilter;
 
 use super::Finding;
 
 pub(super) fn check() -> Vec<Finding> {
     let mut findings = match ruleset() {
         Ok(ruleset) => {
-            let mut findings = vec![Finding::ok("nft is there, for ipMasq")];
+            let mut findings = vec![table()];
             findings.extend(forward_chains(&ruleset));
             findings
         }
@@ -22,12 +23,22 @@ pub(super) fn check() -> Vec<Finding> {
     findings
 }
 
+fn table() -> Finding {
+    match netfilter::try_out() {
+        Ok(()) => Finding::ok("nft and the kernel can do hostPorts and ipMasq"),
+        Err(error) => Finding::problem(format!(
+            "hostPorts and ipMasq: {error}; are the kernel's modules nft_chain_nat, nft_masq and \
+             nft_fib_inet there?"
+        )),
+    }
+}
+
 fn ruleset() -> Result<Value, String> {
     let output = Command::new("nft")
         .args(["-j", "list", "ruleset"])
         .output()
         .map_err(|error| {
-            format!("run nft: {error}; ipMasq needs it: install nftables (Debian: apt-get install nftables)")
+            format!("run nft: {error}; hostPorts and ipMasq need it: install nftables (Debian: apt-get install nftables)")
         })?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);

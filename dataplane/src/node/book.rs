@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use sluice_control::{Attachment, AttachmentId};
+use sluice_control::{Attachment, AttachmentId, HostEnd};
 
 use super::wiring::Wired;
 use crate::port::PortId;
@@ -103,6 +103,8 @@ impl Book {
 pub(super) enum Claim {
     Address(IpAddr),
     Interface(String),
+    /// The node's end of a mapping, as the holder has it.
+    HostEnd(HostEnd),
 }
 
 impl std::fmt::Display for Claim {
@@ -110,6 +112,7 @@ impl std::fmt::Display for Claim {
         match self {
             Self::Address(address) => write!(f, "address {address}"),
             Self::Interface(name) => write!(f, "interface {name}"),
+            Self::HostEnd(end) => write!(f, "hostPort, {end},"),
         }
     }
 }
@@ -119,12 +122,15 @@ pub(super) fn claim(held: &Attachment, wanted: &Attachment) -> Option<Claim> {
     if held.host_ifname == wanted.host_ifname {
         return Some(Claim::Interface(held.host_ifname.clone()));
     }
-    wanted
-        .addresses
-        .iter()
-        .map(|pod| pod.address.addr())
-        .find(|address| has_address(held, *address))
-        .map(Claim::Address)
+    let mut addresses = wanted.addresses.iter().map(|pod| pod.address.addr());
+    if let Some(address) = addresses.find(|address| has_address(held, *address)) {
+        return Some(Claim::Address(address));
+    }
+    let wanted: Vec<HostEnd> = wanted.redirects().map(|redirect| redirect.from).collect();
+    held.redirects()
+        .map(|redirect| redirect.from)
+        .find(|end| wanted.iter().any(|wanted| wanted.overlaps(end)))
+        .map(Claim::HostEnd)
 }
 
 fn has_address(attachment: &Attachment, address: IpAddr) -> bool {
@@ -169,7 +175,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_control::PodAddress;
+    use sluice_control::{PodAddress, PortMapping, Protocol};
     use std::sync::Arc;
 
     use crate::xsk::Socket;
@@ -190,6 +196,9 @@ mod tests {
             mtu: 1500,
             ip_masq: false,
             pod: None,
+            mappings: Vec::new(),
+            snat: true,
+            masq_all: false,
         }
     }
 
@@ -241,5 +250,35 @@ mod tests {
         assert_eq!(rival(&attachment("c2", "slv2", "10.77.0.12/24")), None);
         // It is no rival of itself.
         assert_eq!(rival(&attachment("c1", "slv1", "10.77.0.11/24")), None);
+    }
+
+    #[test]
+    fn a_host_port_has_one_holder() {
+        let mapped = |container: &str, host_ip: Option<&str>, protocol| {
+            let mut attachment =
+                attachment(container, container, &format!("10.77.0.1{container}/24"));
+            attachment.mappings.push(PortMapping {
+                host_port: 8080,
+                container_port: 80,
+                protocol,
+                host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            });
+            attachment
+        };
+        let mut book = Book::new(2);
+        add(&mut book, mapped("1", Some("192.0.2.1"), Protocol::Tcp));
+        for (host_ip, protocol, is_rival) in [
+            (None, Protocol::Tcp, true),
+            (Some("0.0.0.0"), Protocol::Tcp, true),
+            (Some("192.0.2.1"), Protocol::Tcp, true),
+            (Some("192.0.2.2"), Protocol::Tcp, false),
+            (Some("::"), Protocol::Tcp, false),
+            (None, Protocol::Udp, false),
+        ] {
+            let rival = book.rival(&mapped("2", host_ip, protocol));
+            let claim = rival.map(|(_, claim)| claim.to_string());
+            let expected = is_rival.then(|| "hostPort, TCP port 8080 of 192.0.2.1,".to_owned());
+            assert_eq!(claim, expected, "{host_ip:?} {protocol}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::book::Entry;
 use super::{Node, NodeError};
 use crate::host_port::GATEWAY_MAC;
 use crate::journal::Loaded;
+use crate::netfilter::Stale;
 
 /// What the plugin's names for the host's ends of pods' veths begin with.
 const POD_PREFIX: &str = "slv";
@@ -43,9 +44,11 @@ impl Node {
         }
         let routes = self.netlink.routes()?;
         let mut opened = Vec::new();
+        let mut gone = Vec::new();
         for attachment in attachments {
             let Some(link) = find(&attachment.host_ifname) else {
                 tracing::info!(id = %attachment.id, "its interface is gone: forgotten");
+                gone.extend(attachment.redirects());
                 // If it cannot be removed, the next start finds it again.
                 if let Err(error) = self.journal.remove(&attachment.host_ifname) {
                     tracing::warn!(%error);
@@ -64,6 +67,7 @@ impl Node {
             self.resume(&id, link, &found);
         }
         self.wiring.settle(&self.addresses())?;
+        self.wiring.forget_connections(&gone, Stale::There);
         if self.book.len() > 0 {
             tracing::info!(pods = self.book.len(), "taken back from an earlier daemon");
         }

@@ -47,6 +47,36 @@ fn pod(entry: &Entry) -> Value {
     row
 }
 
+/// A row for each port of the node that leads to a pod, by port.
+pub(super) fn host_ports(book: &Book) -> Value {
+    let mut rows: Vec<_> = book
+        .sorted()
+        .into_iter()
+        .map(|entry| &entry.attachment)
+        .flat_map(|attachment| {
+            attachment
+                .redirects()
+                .map(move |r| (r.from, r.to, attachment))
+        })
+        .collect();
+    rows.sort_unstable_by_key(|(from, ..)| (from.port, from.protocol, from.address));
+    rows.into_iter()
+        .map(|(from, to, attachment)| {
+            json!({
+                "protocol": from.protocol,
+                "host": SocketAddr::new(from.address, from.port),
+                "to": to,
+                "pod": attachment.pod,
+                "network": attachment.id.network,
+                "container_id": attachment.id.container_id,
+                "ifname": attachment.id.ifname,
+                "snat": attachment.snat,
+                "masq_all": attachment.masq_all,
+            })
+        })
+        .collect()
+}
+
 fn counters(wired: &Wired) -> Value {
     json!({
         "slot": wired.id.slot,

@@ -3,18 +3,18 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use sluice_control::{Attachment, DataplaneSettings, PodAddress};
+use sluice_control::{Attachment, DataplaneSettings, PodAddress, Protocol, Redirect};
 use sluice_link::{Link, Netlink, Route};
 
 use super::book::HOST_SLOT;
 use super::{NodeError, alone, gateways};
 use crate::counters::{NodeCounters, PortCounters};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
-use crate::masquerade::Masquerade;
+use crate::netfilter::{self, Netfilter, PodRules, Stale};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions};
@@ -39,8 +39,10 @@ pub(super) enum Step {
     Program(String),
     /// The host reaches this address.
     Route(PodAddress),
-    /// What this address sends beyond the node is masqueraded.
-    Masquerade(IpNet),
+    /// The kernel may track connections that came by these.
+    Connections(Vec<Redirect>),
+    /// The host's netfilter has these rules.
+    Rules(PodRules),
     /// The interface of this index is up.
     Up(u32),
 }
@@ -62,7 +64,7 @@ pub(super) struct Wiring {
     worker: WorkerHandle,
     host: Option<Wired>,
     host_port: HostPort,
-    masquerade: Masquerade,
+    netfilter: Netfilter,
     program: PortProgram,
     umem: &'static Umem,
     features: Features,
@@ -100,7 +102,7 @@ impl Wiring {
             worker,
             host: None,
             host_port,
-            masquerade: Masquerade::default(),
+            netfilter: Netfilter::new()?,
             program,
             umem,
             features,
@@ -197,7 +199,7 @@ impl Wiring {
     }
 
     /// The second half, when all pods have the first behind them: its frames
-    /// come to the worker. `found` are the host's routes. Masquerading comes
+    /// come to the worker. `found` are the host's routes. Netfilter's rules come
     /// with [`Wiring::settle`].
     ///
     /// # Errors
@@ -215,11 +217,10 @@ impl Wiring {
             wired.steps.push(Step::Route(pod.clone()));
         }
         self.netlink.set_up(link.index)?;
-        for pod in attachment.addresses.iter().filter(|_| attachment.ip_masq) {
-            self.masquerade.expect(pod.address);
-            wired.steps.push(Step::Masquerade(pod.address));
-        }
         wired.steps.push(Step::Up(link.index));
+        let rules = PodRules::of(attachment);
+        self.netfilter.expect(&rules);
+        wired.steps.extend(steps_of_rules(attachment, rules));
         Ok(())
     }
 
@@ -243,7 +244,7 @@ impl Wiring {
     /// # Errors
     /// The step that failed.
     pub(super) fn settle(&mut self, pods: &HashSet<IpAddr>) -> Result<(), NodeError> {
-        self.masquerade.apply()?;
+        self.netfilter.apply()?;
         self.host_port.sweep(pods)?;
         // A dead file is in nobody's way.
         if let Err(error) = self.prune() {
@@ -279,7 +280,8 @@ impl Wiring {
             Step::Socket(slot) => self.program.clear_socket(slot)?,
             Step::Program(interface) => self.program.detach(&interface)?,
             Step::Route(pod) => self.host_port.remove_pod(&pod)?,
-            Step::Masquerade(address) => self.masquerade.remove(address)?,
+            Step::Connections(redirects) => self.forget_connections(&redirects, Stale::There),
+            Step::Rules(rules) => self.netfilter.remove(&rules)?,
             // The plugin may have deleted it by now.
             Step::Up(index) => match self.netlink.set_down(index) {
                 Err(error) if error.errno() == Some(libc::ENODEV) => {}
@@ -369,8 +371,9 @@ impl Wiring {
         Ok(())
     }
 
-    /// Joins a pod with the host. The interface comes up last: until then no
-    /// frame can pass, with the program or without.
+    /// Joins a pod with the host. The program is there before the interface
+    /// comes up; that is up before hostPorts lead there: the worker leaves a
+    /// port alone for a while that it found down.
     fn join(
         &mut self,
         attachment: &Attachment,
@@ -380,14 +383,64 @@ impl Wiring {
         for pod in &attachment.addresses {
             self.host_port.add_pod(pod)?;
             steps.push(Step::Route(pod.clone()));
-            if attachment.ip_masq {
-                self.masquerade.add(pod.address)?;
-                steps.push(Step::Masquerade(pod.address));
-            }
         }
         self.netlink.set_up(link.index)?;
         steps.push(Step::Up(link.index));
+        let rules = PodRules::of(attachment);
+        self.netfilter.add(&rules)?;
+        steps.extend(steps_of_rules(attachment, rules));
+        // A new TCP connection is one also where the old one was; and what the
+        // host itself has open on that port is none of ours.
+        let mut datagrams: Vec<Redirect> = attachment.redirects().collect();
+        datagrams.retain(|redirect| redirect.from.protocol == Protocol::Udp);
+        self.forget_connections(&datagrams, Stale::Elsewhere);
         Ok(())
+    }
+
+    /// Makes the kernel forget connections of these mappings. A kernel that
+    /// cannot makes no worse a node than one that is slow to.
+    pub(super) fn forget_connections(&self, redirects: &[Redirect], stale: Stale) {
+        for redirect in redirects {
+            let is_nodes = |address| self.netlink.delivers(address).unwrap_or(false);
+            match netfilter::forget(redirect, stale, is_nodes) {
+                Ok(0) => {}
+                Ok(connections) => {
+                    tracing::debug!(from = %redirect.from, connections, "forgotten");
+                }
+                Err(error) => tracing::warn!(
+                    from = %redirect.from,
+                    %error,
+                    "could not forget tracked connections: some may go astray until they time out"
+                ),
+            }
+        }
+    }
+
+    /// Whether the host's netfilter has what an attachment's mappings need.
+    ///
+    /// # Errors
+    /// It has not, or does not say.
+    pub(super) fn check_rules(&self, attachment: &Attachment) -> Result<(), NodeError> {
+        Ok(self.netfilter.check(&PodRules::of(attachment))?)
+    }
+
+    /// Puts netfilter's rules back if somebody else touched them.
+    ///
+    /// # Errors
+    /// It is not possible now.
+    pub(super) fn mend_rules(&mut self) -> Result<(), NodeError> {
+        if self.netfilter.mend()? {
+            tracing::warn!(
+                "somebody changed the nftables table inet {}: put back",
+                netfilter::TABLE
+            );
+        }
+        Ok(())
+    }
+
+    /// Readable when somebody changes the host's netfilter.
+    pub(super) fn rules_watch(&self) -> BorrowedFd<'_> {
+        self.netfilter.as_fd()
     }
 
     /// Removes the pins of interfaces that are gone: dead files.
@@ -397,6 +450,12 @@ impl Wiring {
             .prune(|name| links.iter().any(|link| link.name == name))?;
         Ok(())
     }
+}
+
+/// The rules go before the connections: one of those could come back.
+fn steps_of_rules(attachment: &Attachment, rules: PodRules) -> [Step; 2] {
+    let redirects = attachment.redirects().collect();
+    [Step::Connections(redirects), Step::Rules(rules)]
 }
 
 /// Chunks of the UMEM for so many pod ports and the host port.

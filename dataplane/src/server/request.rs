@@ -3,12 +3,13 @@
 
 use serde::Deserialize;
 use sluice_control::{
-    AttachmentId, Envelope, ErrorCode, PROTOCOL, ProtocolRange, Refusal, Request, Response,
+    AttachmentId, Envelope, ErrorCode, PORT_MAPPINGS, PROTOCOL, ProtocolRange, Refusal, Request,
+    Response,
 };
 
 /// What a client may name in `requires`. A daemon that lacks a feature would
 /// serve the pod without it, so it refuses what is not in this list.
-const FEATURES: &[&str] = &[];
+const FEATURES: &[&str] = &[PORT_MAPPINGS];
 
 /// The part of a request that every version has.
 #[derive(Deserialize)]

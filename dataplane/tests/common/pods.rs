@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
 use sluice_control::{
-    Attachment, AttachmentId, DataplaneSettings, ErrorCode, PodAddress, Refusal, Request, Response,
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, PodAddress, PortMapping, Protocol,
+    Refusal, Request, Response,
 };
 use sluice_dataplane::host_port::GATEWAY_MAC;
 use sluice_dataplane::node::Node;
@@ -79,10 +79,22 @@ impl Drop for Folder {
 
 /// Pod `number` of a network, its veth not made yet.
 pub(crate) fn pod(number: u8) -> Attachment {
-    let addresses = [
-        (format!("10.77.0.{number}/24"), "10.77.0.1"),
-        (format!("fd00:77::{number}/64"), "fe80::1"),
-    ];
+    let (v4, v6) = (
+        format!("10.77.0.{number}/24"),
+        format!("fd00:77::{number}/64"),
+    );
+    pod_with(number, &[&v4, &v6])
+}
+
+/// The same with these addresses.
+pub(crate) fn pod_with(number: u8, addresses: &[&str]) -> Attachment {
+    let address = |text: &&str| PodAddress {
+        address: text.parse().unwrap(),
+        gateway: match text.contains(':') {
+            true => "fe80::1".parse().unwrap(),
+            false => "10.77.0.1".parse().unwrap(),
+        },
+    };
     Attachment {
         id: AttachmentId {
             network: "pods".into(),
@@ -91,15 +103,23 @@ pub(crate) fn pod(number: u8) -> Attachment {
         },
         host_ifname: format!("slv{number}"),
         pod_mac: [2, 0, 0, 0, 0, number],
-        addresses: addresses
-            .map(|(address, gateway)| PodAddress {
-                address: address.parse::<IpNet>().unwrap(),
-                gateway: gateway.parse().unwrap(),
-            })
-            .into(),
+        addresses: addresses.iter().map(address).collect(),
         mtu: 65_000,
         ip_masq: true,
         pod: None,
+        mappings: Vec::new(),
+        snat: true,
+        masq_all: false,
+    }
+}
+
+/// A port of the node that leads to port 80 of a pod, by TCP.
+pub(crate) fn mapping(host_port: u16, host_ip: Option<&str>) -> PortMapping {
+    PortMapping {
+        host_port,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+        host_ip: host_ip.map(|ip| ip.parse().unwrap()),
     }
 }
 

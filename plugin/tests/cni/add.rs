@@ -121,6 +121,9 @@ fn a_dual_stack_pod_is_fully_configured() {
             ],
             "mtu": 65_000,
             "ip_masq": true,
+            "mappings": [],
+            "snat": true,
+            "masq_all": false,
         }])
     );
     assert_eq!(node.reserved(), ["10.77.0.2", "fd77::2"]);

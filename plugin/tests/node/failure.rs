@@ -166,6 +166,9 @@ fn a_foreign_xdp_program_is_never_evicted() {
         mtu: 1500,
         ip_masq: true,
         pod: None,
+        mappings: Vec::new(),
+        snat: true,
+        masq_all: false,
     };
     let refused = node.client.ask(Request::Attach { attachment }).unwrap_err();
     let ClientError::Refused(refusal) = refused else {

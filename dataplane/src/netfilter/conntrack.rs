@@ -1,0 +1,163 @@
+//! Connections that the kernel tracks, forgotten when their mapping changes.
+//!
+//! The kernel looks at the mappings only for the first packet of a connection.
+//! For UDP there is no second first packet: a client that keeps its port would
+//! go on to a pod that is gone, or to the host itself.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::sys::socket::SockProtocol;
+use sluice_control::Redirect;
+
+use crate::netlink::{Message, Mode, Request, Socket, attribute};
+
+// `NFNL_SUBSYS_CTNETLINK` << 8 | `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
+const GET: u16 = 0x101;
+const DELETE: u16 = 0x102;
+
+/// `struct nfgenmsg`: family, version, resource.
+const NFGENMSG_BYTES: usize = 4;
+
+// linux/netfilter/nfnetlink_conntrack.h
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// Compare protocol and destination port (net/netfilter/nf_internals.h).
+const FILTER_PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
+
+/// Which connections to forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// Those that do not lead where the mapping leads: it is new.
+    Elsewhere,
+    /// Those that do: it is gone.
+    There,
+}
+
+/// Forgets connections that came to the node's end of a mapping. Answers how
+/// many.
+///
+/// `is_nodes` says whether an address is the node's: the same port elsewhere is
+/// somebody else's business.
+///
+/// # Errors
+/// The kernel refuses, or cannot track connections.
+pub fn forget(
+    redirect: &Redirect,
+    stale: Stale,
+    mut is_nodes: impl FnMut(IpAddr) -> bool,
+) -> io::Result<usize> {
+    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let mut found = Vec::new();
+    socket.ask(list(redirect), |message| {
+        found.extend(Connection::read(&message));
+    })?;
+    let mut forgotten = 0;
+    for connection in found {
+        let (to, answered_by) = (connection.to, connection.answered_by);
+        let is_of_mapping = connection.protocol == redirect.from.protocol.number()
+            && to.port() == redirect.from.port
+            && redirect.from.covers(to.ip());
+        let is_stale = match stale {
+            Stale::There => answered_by == redirect.to,
+            Stale::Elsewhere => answered_by != redirect.to && is_nodes(to.ip()),
+        };
+        if is_of_mapping && is_stale {
+            match socket.ask(connection.deletion, |_| ()) {
+                Ok(()) => forgotten += 1,
+                // It ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Asks for connections to this port, by this protocol. Kernels before 5.8 do
+/// not know the filter and list all.
+fn list(redirect: &Redirect) -> Request {
+    let mut request = Request::new(GET, Mode::List, &header(redirect.to.ip()));
+    request.nested(CTA_TUPLE_ORIG, |tuple| {
+        tuple.nested(CTA_TUPLE_PROTO, |protocol| {
+            protocol.attribute(CTA_PROTO_NUM, &[redirect.from.protocol.number()]);
+            protocol.attribute(CTA_PROTO_DST_PORT, &redirect.from.port.to_be_bytes());
+        });
+    });
+    request.nested(CTA_FILTER, |filter| {
+        let flags = FILTER_PROTOCOL_AND_PORT.to_ne_bytes();
+        filter.attribute(CTA_FILTER_ORIG_FLAGS, &flags);
+        filter.attribute(CTA_FILTER_REPLY_FLAGS, &[0; 4]);
+    });
+    request
+}
+
+fn header(address: IpAddr) -> [u8; NFGENMSG_BYTES] {
+    let family = match address {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    [u8::try_from(family).unwrap_or_default(), 0, 0, 0]
+}
+
+/// As much of a tracked connection as decides.
+#[derive(Debug)]
+struct Connection {
+    protocol: u8,
+    /// Where its first packet went.
+    to: SocketAddr,
+    /// Who answers, before translation.
+    answered_by: SocketAddr,
+    /// The request that makes the kernel forget it.
+    deletion: Request,
+}
+
+impl Connection {
+    /// `None` for what has no ports.
+    fn read(message: &Message<'_>) -> Option<Self> {
+        let (header, attributes) = message.payload.split_at_checked(NFGENMSG_BYTES)?;
+        let original = attribute(attributes, CTA_TUPLE_ORIG)?;
+        let reply = attribute(attributes, CTA_TUPLE_REPLY)?;
+        let mut deletion = Request::new(DELETE, Mode::Do, header);
+        // The same connection, not one that came in its place.
+        for kind in [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE] {
+            if let Some(value) = attribute(attributes, kind) {
+                deletion.attribute(kind, value);
+            }
+        }
+        let protocol = attribute(attribute(original, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM)?;
+        Some(Self {
+            protocol: *protocol.first()?,
+            to: end(original, [CTA_IP_V4_DST, CTA_IP_V6_DST], CTA_PROTO_DST_PORT)?,
+            answered_by: end(reply, [CTA_IP_V4_SRC, CTA_IP_V6_SRC], CTA_PROTO_SRC_PORT)?,
+            deletion,
+        })
+    }
+}
+
+/// An end of a tuple: address and port.
+fn end(tuple: &[u8], [v4, v6]: [u16; 2], port: u16) -> Option<SocketAddr> {
+    let addresses = attribute(tuple, CTA_TUPLE_IP)?;
+    let v4 = attribute(addresses, v4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    let v6 = attribute(addresses, v6).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+    let address = v4.map(IpAddr::from).or(v6.map(IpAddr::from))?;
+    let port = attribute(attribute(tuple, CTA_TUPLE_PROTO)?, port)?;
+    Some(SocketAddr::new(
+        address,
+        u16::from_be_bytes(port.try_into().ok()?),
+    ))
+}
