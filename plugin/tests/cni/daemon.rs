@@ -30,9 +30,10 @@ struct State {
     host: String,
     facts: NodeFacts,
     attached: Vec<Attachment>,
-    /// The refusal of every Attach, and of every Detach.
+    /// The refusal of every Attach, of every Detach, and of every Check.
     refuse_attach: Option<ErrorCode>,
     refuse_detach: Option<ErrorCode>,
+    refuse_check: Option<ErrorCode>,
     /// Whether the connection breaks before Attach, though done, is answered.
     lose_attach: bool,
     stop: bool,
@@ -57,6 +58,7 @@ impl Daemon {
             attached: vec![],
             refuse_attach: None,
             refuse_detach: None,
+            refuse_check: None,
             lose_attach: false,
             stop: false,
         }));
@@ -92,6 +94,10 @@ impl Daemon {
 
     pub(crate) fn refuse_detach(&self, code: Option<ErrorCode>) {
         self.state.lock().unwrap().refuse_detach = code;
+    }
+
+    pub(crate) fn refuse_check(&self, code: Option<ErrorCode>) {
+        self.state.lock().unwrap().refuse_check = code;
     }
 
     pub(crate) fn lose_attach(&self) {
@@ -135,6 +141,7 @@ impl State {
             Request::Attach { .. } if self.is_full() => Some(ErrorCode::Exhausted),
             Request::Attach { .. } => self.refuse_attach,
             Request::Detach { .. } => self.refuse_detach,
+            Request::Check { .. } => self.refuse_check,
             _ => None,
         };
         if let Some(code) = refused {
@@ -154,6 +161,7 @@ impl State {
                 self.attached.retain(|attachment| attachment.id != id);
                 Response::Ok(Value::Null)
             }
+            Request::Check { .. } => Response::Ok(Value::Null),
             Request::Status => {
                 let status = NodeStatus {
                     attached: self.attached.len(),

@@ -14,6 +14,7 @@ mod del;
 mod gc;
 mod ipam;
 mod log;
+mod mappings;
 mod node;
 mod parallel;
 mod requests;

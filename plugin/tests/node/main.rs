@@ -12,6 +12,7 @@ mod hostports;
 mod journal;
 mod malformed;
 mod many;
+mod mappings;
 mod mtu;
 mod reach;
 mod requests;

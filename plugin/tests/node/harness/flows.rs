@@ -101,6 +101,11 @@ impl Echo {
         }
     }
 
+    /// Where the clients came from since the last time.
+    pub(crate) fn take_peers(&self) -> Vec<IpAddr> {
+        std::mem::take(&mut *self.peers.lock().unwrap())
+    }
+
     /// Where the clients came from, each once.
     pub(crate) fn peers(&self) -> Vec<IpAddr> {
         let mut peers = self.peers.lock().unwrap().clone();

@@ -22,6 +22,20 @@ impl Network {
         network
     }
 
+    /// The same network with hostPorts, each with the pod's port, the protocol
+    /// and the node's address.
+    #[must_use]
+    pub(crate) fn mapped(&self, mappings: &[(u16, u16, &str, &str)]) -> Self {
+        let entries = mappings.iter().map(|(host, container, protocol, address)| {
+            json!({
+                "hostPort": host, "containerPort": container, "protocol": protocol,
+                "hostIP": address,
+            })
+        });
+        let entries: Vec<_> = entries.collect();
+        self.with("runtimeConfig", json!({"portMappings": entries}))
+    }
+
     /// The conflist of this one plugin, as it lies in `/etc/cni/net.d`.
     pub(crate) fn conflist(&self) -> Value {
         let mut plugin = self.0.clone();

@@ -17,13 +17,14 @@ pub(crate) const BEYOND4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 pub(crate) const BEYOND6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x9, 0, 0, 0, 0, 9));
 
 /// What the suite runs, and the Debian package it comes in.
-const TOOLS: [(&str, &str); 13] = [
+const TOOLS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("ss", "iproute2"),
     ("nstat", "iproute2"),
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
+    ("conntrack", "conntrack"),
     ("ping", "iputils-ping"),
     ("ethtool", "ethtool"),
     ("traceroute", "traceroute"),

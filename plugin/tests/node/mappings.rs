@@ -1,0 +1,481 @@
+//! Ports of the node that lead to pods, by the kernel's hooks.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::flows::{Echo, Flow, check_tcp, check_udp};
+use crate::harness::frames::Ends;
+use crate::harness::wire::Injector;
+use crate::harness::{
+    BEYOND4, NODE4, NODE6, Network, Node, OUT4, OUT6, Options, PATIENCE, Pod, Snapshot, Space,
+    wait_until,
+};
+
+/// The node's port, and the pod's that it leads to.
+const HOST_PORT: u16 = 8080;
+const POD_PORT: u16 = 80;
+const SIZES: [usize; 4] = [0, 100, 1472, 5000];
+
+const ANY4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// A pod that answers on its port, by both protocols and in both families.
+struct Server {
+    pod: Pod,
+    tcp: Echo,
+    udp: Echo,
+}
+
+impl Server {
+    /// It answers before its ADD has ended.
+    #[track_caller]
+    fn start(node: &Node, network: &Network, name: &str) -> Self {
+        let space = node.site.space(name);
+        let address = SocketAddr::new(ANY6, POD_PORT);
+        let (tcp, udp) = (Echo::tcp_at(&space, address), Echo::udp_at(&space, address));
+        let pod = Pod::add(space, name, network, &node.runtime());
+        Self { pod, tcp, udp }
+    }
+
+    /// Where clients came from since the last time.
+    fn peers(&self) -> Vec<IpAddr> {
+        let mut peers = self.tcp.take_peers();
+        peers.extend(self.udp.take_peers());
+        peers
+            .iter_mut()
+            .for_each(|peer| *peer = peer.to_canonical());
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+
+    fn del(self) {
+        self.pod.del();
+    }
+}
+
+/// TCP and UDP on every address, to the pod's port.
+fn both(network: &Network) -> Network {
+    network.mapped(&[
+        (HOST_PORT, POD_PORT, "tcp", ""),
+        (HOST_PORT, POD_PORT, "UDP", ""),
+    ])
+}
+
+fn at(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, HOST_PORT)
+}
+
+/// Whether somebody answers a connection from `space`.
+fn answers_tcp(space: &Space, to: SocketAddr) -> bool {
+    let patience = Duration::from_millis(500);
+    space.in_netns(|| TcpStream::connect_timeout(&to, patience).is_ok())
+}
+
+/// Which of these servers gets a datagram from `space`.
+#[track_caller]
+fn check_serves_udp(space: &Space, to: SocketAddr, server: &Server) {
+    server.peers();
+    check_udp(space, to, &[100]);
+    assert_eq!(
+        server.peers().len(),
+        1,
+        "{to} is served by {}",
+        server.pod.id()
+    );
+}
+
+#[track_caller]
+fn check_serves_tcp(space: &Space, to: SocketAddr, server: &Server) {
+    server.peers();
+    check_tcp(space, to);
+    assert_eq!(
+        server.peers().len(),
+        1,
+        "{to} is served by {}",
+        server.pod.id()
+    );
+}
+
+#[test]
+fn from_outside_by_every_address_of_the_node() {
+    let node = Node::start(&Options::default());
+    let server = Server::start(&node, &both(&node.pods()), "server");
+    // One that comes later counts from then on.
+    let later: IpAddr = [198, 51, 100, 77].into();
+    node.space()
+        .exec(&format!("ip address add {later}/24 dev up0"));
+    for (address, client) in [(NODE4, OUT4), (later, OUT4), (NODE6, OUT6)] {
+        check_tcp(node.outside(), at(address));
+        check_udp(node.outside(), at(address), &SIZES);
+        assert_eq!(server.peers(), [client], "the pod sees who asked");
+    }
+    let shown = node.sluiced(&format!(
+        "show hostports --run-dir {}",
+        node.run_dir().display()
+    ));
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert_eq!(
+        shown.lines().count(),
+        5,
+        "two protocols, two families: {shown}"
+    );
+    assert!(shown.contains(&format!("0.0.0.0:{HOST_PORT}")), "{shown}");
+    assert!(
+        shown.contains(&SocketAddr::new(server.pod.v6(), POD_PORT).to_string()),
+        "{shown}"
+    );
+    server.del();
+    assert!(!answers_tcp(node.outside(), at(NODE4)));
+    node.finish();
+}
+
+#[test]
+fn from_the_host_by_the_nodes_addresses() {
+    let node = Node::start(&Options::default());
+    let server = Server::start(&node, &both(&node.pods()), "server");
+    for address in [NODE4, NODE6] {
+        check_tcp(node.space(), at(address));
+        check_udp(node.space(), at(address), &SIZES);
+        assert_eq!(server.peers(), [address]);
+    }
+    // Not by the kernel's hooks: that would need route_localnet.
+    for loopback in [IpAddr::from([127, 0, 0, 1]), "::1".parse().unwrap()] {
+        assert!(!answers_tcp(node.space(), at(loopback)));
+    }
+    assert_eq!(
+        node.space().sysctl("net/ipv4/conf/sluice0/route_localnet"),
+        "0"
+    );
+    server.del();
+    node.finish();
+}
+
+#[test]
+fn a_pod_reaches_itself() {
+    let node = Node::start(&Options::default());
+    let server = Server::start(&node, &both(&node.pods()), "server");
+    for address in [NODE4, NODE6] {
+        check_tcp(&server.pod, at(address));
+        check_udp(&server.pod, at(address), &SIZES);
+        let peers = server.peers();
+        assert_eq!(peers.len(), 1);
+        assert_ne!(peers[0], server.pod.address_like(address));
+    }
+    server.del();
+    // As with portmap: without source translation it would get its own answers.
+    let server = Server::start(&node, &both(&node.pods()).with("snat", false), "server");
+    assert!(!answers_tcp(&server.pod, at(NODE4)));
+    check_tcp(node.outside(), at(NODE4));
+    assert_eq!(server.peers(), [OUT4]);
+    server.del();
+    node.finish();
+}
+
+#[test]
+fn masq_all_shows_the_host_as_the_client() {
+    let node = Node::start(&Options::default());
+    let server = Server::start(&node, &both(&node.pods()).with("masqAll", true), "server");
+    let plain = node.pods().mapped(&[(HOST_PORT + 1, POD_PORT, "tcp", "")]);
+    let plain = Server::start(&node, &plain, "plain");
+    for (address, client) in [(NODE4, OUT4), (NODE6, OUT6)] {
+        check_tcp(node.outside(), at(address));
+        check_udp(node.outside(), at(address), &[100]);
+        let peers = server.peers();
+        assert_eq!(peers.len(), 1);
+        assert_ne!(peers, [client]);
+        check_tcp(node.outside(), SocketAddr::new(address, HOST_PORT + 1));
+        assert_eq!(plain.peers(), [client], "another pod's is left alone");
+    }
+    server.del();
+    plain.del();
+    node.finish();
+}
+
+/// Kubernetes' conformance case, but for 127.0.0.1.
+#[test]
+fn one_port_for_three_pods_on_other_addresses_and_protocols() {
+    let node = Node::start(&Options::default());
+    let second: IpAddr = [198, 51, 100, 77].into();
+    node.space()
+        .exec(&format!("ip address add {second}/24 dev up0"));
+    let server = |name: &str, protocol: &str, address: IpAddr| {
+        let mapping = [(HOST_PORT, POD_PORT, protocol, &*address.to_string())];
+        Server::start(&node, &node.pods().mapped(&mapping), name)
+    };
+    let a = server("a", "tcp", second);
+    let b = server("b", "tcp", NODE4);
+    let c = server("c", "udp", NODE4);
+    for client in [node.outside(), node.space()] {
+        check_serves_tcp(client, at(second), &a);
+        check_serves_tcp(client, at(NODE4), &b);
+        check_serves_udp(client, at(NODE4), &c);
+        assert!(!answers_tcp(client, at(NODE6)));
+    }
+    for server in [a, b, c] {
+        server.del();
+    }
+    node.finish();
+}
+
+#[test]
+fn a_host_port_that_is_taken_is_refused() {
+    let node = Node::start(&Options::default());
+    let holder = Server::start(&node, &both(&node.pods()), "holder");
+    let listener = Echo::tcp_at(node.space(), SocketAddr::new(ANY4, HOST_PORT + 1));
+    let before = Snapshot::take(&node);
+    let space = node.site.space("rival");
+    let node4 = NODE4.to_string();
+    for (mapping, code, needle) in [
+        ((HOST_PORT, 1, "tcp", ""), 103, "container holder"),
+        ((HOST_PORT, 1, "udp", &*node4), 103, "container holder"),
+        ((HOST_PORT + 1, 1, "tcp", ""), 103, "listens there"),
+        ((HOST_PORT + 1, 1, "tcp", "127.0.0.1"), 103, "listens there"),
+        ((0, 1, "tcp", ""), 7, "hostPort is 0"),
+        ((HOST_PORT + 2, 0, "tcp", ""), 7, "containerPort is 0"),
+        ((HOST_PORT + 2, 1, "icmp", ""), 7, "tcp, udp or sctp"),
+        ((HOST_PORT + 2, 1, "tcp", "224.0.0.1"), 7, "224.0.0.1"),
+    ] {
+        let network = node.pods().mapped(&[mapping]);
+        node.try_add(&network, &space, "rival")
+            .fails(code, &[needle]);
+        before.assert_unchanged(&node);
+    }
+    drop(listener);
+    holder.del();
+    let next = Server::start(&node, &both(&node.pods()), "next");
+    check_serves_tcp(node.outside(), at(NODE4), &next);
+    next.del();
+    node.finish();
+}
+
+/// The table's elements of these mappings.
+fn elements(node: &Node) -> Vec<Value> {
+    let listed = node
+        .space()
+        .output("nft -j list map inet sluice hostports4");
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+    let maps = listed["nftables"].as_array().cloned().unwrap_or_default();
+    let elements = maps
+        .iter()
+        .filter_map(|object| object["map"]["elem"].as_array());
+    elements.flatten().cloned().collect()
+}
+
+#[test]
+fn hooks_outlive_the_daemon() {
+    let mut node = Node::start(&Options::default());
+    let server = Server::start(&node, &both(&node.pods()), "server");
+    let leaving = [(HOST_PORT + 1, POD_PORT, "tcp", "")];
+    let leaving = Server::start(&node, &node.pods().mapped(&leaving), "leaving");
+    let before = elements(&node);
+    assert_eq!(before.len(), 3);
+    let flow = Flow::tcp(node.outside(), at(NODE4));
+    flow.goes_on();
+    for _ in 0..3 {
+        node.kill();
+        assert_eq!(elements(&node), before);
+        node.restart();
+        flow.goes_on();
+    }
+    // What goes while no daemon runs is gone with the next one.
+    node.kill();
+    leaving.del();
+    node.restart();
+    assert_eq!(elements(&node).len(), 2);
+    flow.stop();
+    server.del();
+    assert_eq!(elements(&node), [Value::Null; 0]);
+    node.finish();
+}
+
+#[test]
+fn rules_are_put_back_when_somebody_flushes_them() {
+    let node = Node::start(&Options::default());
+    let network = both(&node.pods());
+    let server = Server::start(&node, &network, "server");
+    let before = Snapshot::take(&node);
+    for damage in ["flush ruleset", "flush chain inet sluice prerouting"] {
+        node.space().exec(&format!("nft {damage}"));
+        wait_until("the rules are back", || {
+            answers_tcp(node.outside(), at(NODE4)).then_some(())
+        });
+        before.assert_unchanged(&node);
+    }
+    let made = network.with("prevResult", server.pod.result().clone());
+    let check = |network: &Network| {
+        let id = server.pod.id();
+        node.runtime().run("CHECK", id, &server.pod.path(), network)
+    };
+    check(&made).ok();
+    let other = made.mapped(&[(HOST_PORT, POD_PORT, "tcp", "")]);
+    check(&other).fails(104, &["other hostPorts"]);
+    server.del();
+    node.finish();
+}
+
+/// CVE-2020-8558: loopback addresses, from outside. CVE-2025-67499: addresses
+/// that are not the node's.
+#[test]
+fn only_the_nodes_own_addresses_are_taken() {
+    const DISCARD: u16 = 9;
+    let node = Node::start(&Options::default());
+    let foreign: IpAddr = [198, 51, 100, 99].into();
+    let foreign_text = foreign.to_string();
+    let network = node.pods().mapped(&[
+        (DISCARD, DISCARD, "udp", "0.0.0.0"),
+        (DISCARD, DISCARD, "tcp", &foreign_text),
+    ]);
+    let space = node.site.space("server");
+    let socket = space.in_netns(|| UdpSocket::bind((ANY4, DISCARD))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let listener = Echo::tcp_at(&space, SocketAddr::new(ANY4, DISCARD));
+    let pod = Pod::add(space, "server", &network, &node.runtime());
+
+    let mac = |space: &Space, link: &str| {
+        let shown = &space.json(&format!("ip -j link show dev {link}"))[0];
+        let bytes = shown["address"].as_str().unwrap().split(':');
+        let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        <[u8; 6]>::try_from(bytes.collect::<Vec<_>>()).unwrap()
+    };
+    let injector = Injector::new(node.outside(), "out0");
+    let send = |dst: IpAddr, payload: &[u8]| {
+        let ends = Ends {
+            src_mac: mac(node.outside(), "out0"),
+            dst_mac: mac(node.space(), "up0"),
+            src: OUT4,
+            dst,
+        };
+        injector.send(&ends.udp(payload));
+    };
+    for dst in ["127.0.0.1", "127.1.2.3", "198.51.100.99", "198.51.100.255"] {
+        send(dst.parse().unwrap(), b"stray");
+    }
+    send(BEYOND4, b"stray");
+    send(NODE4, b"meant");
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"meant", "the only one that arrives");
+
+    // The address is no one's yet, and then the node's.
+    let to = SocketAddr::new(foreign, DISCARD);
+    assert!(!answers_tcp(node.outside(), to));
+    node.space()
+        .exec(&format!("ip address add {foreign}/24 dev up0"));
+    check_tcp(node.outside(), to);
+    drop(listener);
+    pod.del();
+    node.finish();
+}
+
+/// A client that never changes its port, and never stops sending.
+#[test]
+fn a_datagram_after_add_reaches_the_new_pod() {
+    const ROUNDS: usize = 100;
+    let node = Node::start(&Options::default());
+    let spread = node.pods();
+    let mut single = node.network("single", &["10.79.0.0/24"]);
+    single.0["ipam"]["ranges"][0][0]["rangeStart"] = "10.79.0.50".into();
+    single.0["ipam"]["ranges"][0][0]["rangeEnd"] = "10.79.0.50".into();
+    let client = node
+        .outside()
+        .in_netns(|| UdpSocket::bind((ANY4, 0)))
+        .unwrap();
+    let (to, stop) = (at(NODE4), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = client.send_to(b"noise", to);
+                // Seldom enough for the pod's socket to hold all of it.
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for network in [spread, single] {
+                let network = network.mapped(&[(HOST_PORT, POD_PORT, "udp", "")]);
+                (0..ROUNDS).for_each(|round| replace(&node, &network, &client, to, round));
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        rounds.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    node.finish();
+}
+
+/// A new pod, and the first datagram after it; then it goes again.
+fn replace(node: &Node, network: &Network, client: &UdpSocket, to: SocketAddr, round: usize) {
+    let space = node.site.space("pod");
+    let server = space
+        .in_netns(|| UdpSocket::bind((ANY4, POD_PORT)))
+        .unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let pod = Pod::add(space, "pod", network, &node.runtime());
+    let first = format!("first {round}");
+    client.send_to(first.as_bytes(), to).unwrap();
+    let mut buffer = [0; 64];
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let length = server.recv(&mut buffer).unwrap();
+        if &buffer[..length] == first.as_bytes() {
+            break;
+        }
+        assert!(Instant::now() < give_up, "{first} never arrives");
+    }
+    pod.del();
+}
+
+/// What the node's kernel tracks to an address, with its number.
+fn tracked(node: &Node, address: IpAddr) -> Vec<String> {
+    let listed = node
+        .space()
+        .exec(&format!("conntrack -L -o id --orig-dst {address}"));
+    let number = |line: &str| {
+        line.split_whitespace()
+            .find(|w| w.starts_with("id="))
+            .map(str::to_owned)
+    };
+    let mut numbers: Vec<_> = listed.lines().filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+#[test]
+fn only_connections_of_the_mapping_are_forgotten() {
+    let node = Node::start(&Options::default());
+    let client = node.add("client");
+    // The same port, beyond the node.
+    let beyond = Echo::udp_at(node.outside(), at(BEYOND4));
+    let flow = Flow::udp(&client, beyond.address);
+    flow.goes_on();
+    let before = tracked(&node, BEYOND4);
+    assert_eq!(before.len(), 1);
+
+    // Nobody answers yet.
+    let stale = node
+        .outside()
+        .in_netns(|| UdpSocket::bind((ANY4, 0)))
+        .unwrap();
+    stale.send_to(b"stale", at(NODE4)).unwrap();
+    wait_until("the kernel tracks it", || {
+        (tracked(&node, NODE4).len() == 1).then_some(())
+    });
+    let server = Server::start(&node, &both(&node.pods()), "server");
+    assert_eq!(tracked(&node, NODE4).len(), 0);
+    let open = Flow::tcp(node.outside(), at(NODE4));
+    check_udp(node.outside(), at(NODE4), &[100]);
+    open.goes_on();
+    open.stop();
+    assert_eq!(tracked(&node, NODE4).len(), 2);
+    server.del();
+    assert_eq!(tracked(&node, NODE4).len(), 0);
+
+    flow.goes_on();
+    assert_eq!(tracked(&node, BEYOND4), before);
+    flow.stop();
+    client.del();
+    node.finish();
+}
