@@ -156,6 +156,27 @@ fn from_the_host_by_the_nodes_addresses() {
 }
 
 #[test]
+fn from_another_pod_by_the_nodes_addresses() {
+    let node = Node::start(&Options::default());
+    let server = Server::start(&node, &both(&node.pods()), "server");
+    let far = node.network("far", &["10.78.0.0/24", "fd78::/64"]);
+    let clients = [node.add("near"), node.add_to(&far, "far")];
+    for client in &clients {
+        for address in [NODE4, NODE6] {
+            for of_node in [address, client.gateway_like(address)] {
+                check_tcp(client, at(of_node));
+                check_udp(client, at(of_node), &SIZES);
+            }
+            let client = client.address_like(address);
+            assert_eq!(server.peers(), [client], "the pod sees who asked");
+        }
+    }
+    server.del();
+    clients.into_iter().for_each(Pod::del);
+    node.finish();
+}
+
+#[test]
 fn a_pod_reaches_itself() {
     let node = Node::start(&Options::default());
     let server = Server::start(&node, &both(&node.pods()), "server");
