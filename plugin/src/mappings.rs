@@ -7,14 +7,18 @@ use serde::Deserialize;
 use sluice_control::{PortMapping, Protocol, check_mappings};
 
 /// An entry of `portMappings` (CNI conventions). Numbers as they come: what is
-/// out of range is named.
+/// out of range is named. containerd 1.6 writes the keys with capitals; plugins
+/// in Go do not notice.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Entry {
+    #[serde(alias = "HostPort")]
     host_port: i64,
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
+    #[serde(alias = "Protocol")]
     protocol: String,
-    #[serde(rename = "hostIP")]
+    #[serde(rename = "hostIP", alias = "HostIP")]
     host_ip: String,
 }
 
@@ -119,6 +123,19 @@ mod tests {
     fn read_one(entry: Value) -> Result<PortMapping, String> {
         let entry = serde_json::from_value(entry).unwrap();
         Ok(read(&[entry])?.remove(0))
+    }
+
+    #[test]
+    fn keys_may_be_written_as_containerd_writes_them() {
+        let entry =
+            json!({"HostPort": 8080, "ContainerPort": 80, "Protocol": "udp", "HostIP": "::1"});
+        let expected = PortMapping {
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Udp,
+            host_ip: Some("::1".parse().unwrap()),
+        };
+        assert_eq!(read_one(entry), Ok(expected));
     }
 
     #[test]
