@@ -425,9 +425,13 @@ impl Node {
             .link(name)
             .map_err(|error| (ErrorCode::Failed, error.to_string()))?;
         match link {
+            // A start amid an ADD removes what no journal file names.
             None => Err((
-                ErrorCode::Failed,
-                format!("there is no interface {name} in the daemon's network namespace"),
+                ErrorCode::Busy,
+                format!(
+                    "there is no interface {name} in the daemon's network namespace: if sluiced \
+                     was started meanwhile, it removed it; try again"
+                ),
             )),
             Some(link) if !is_pods(&link) => Err((
                 ErrorCode::Invalid,

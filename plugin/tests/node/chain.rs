@@ -1,8 +1,7 @@
 //! Reference plugins chained behind ours, as a runtime runs a list.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
@@ -299,11 +298,8 @@ fi
 #[test]
 fn gc_and_status_of_a_list() {
     let node = Node::start(&Options::default());
+    node.script("notary", NOTARY);
     let folder = node.plugins();
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("notary"), NOTARY).unwrap();
-    let executable = Permissions::from_mode(0o755);
-    fs::set_permissions(folder.join("notary"), executable).unwrap();
     let refuse = |verb: &str| fs::write(folder.join("refuse"), verb).unwrap();
     refuse("");
 

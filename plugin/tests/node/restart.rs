@@ -1,12 +1,13 @@
 //! The daemon dies, and another takes its place.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::capture::{Capture, Seen};
 use crate::harness::flows::{Echo, Flow, Pattern, ping};
-use crate::harness::{BEYOND4, Node, Options, Pod, Snapshot, Space};
+use crate::harness::{BEYOND4, Node, Options, Pod, Snapshot, Space, wait_until};
 
 /// How long no daemon runs, and how often.
 const GAPS: [Duration; 3] = [
@@ -165,6 +166,43 @@ fn kills_amid_adds_and_dels_leave_nothing_wrong() {
     assert_eq!(node.ports().len(), 2, "the neighbour and the host port");
     before.assert_unchanged(&node);
     ping(node.space(), neighbour.v6());
+    node.finish();
+}
+
+/// An IPAM plugin that answers when the test lets it.
+const PATIENT: &str = r#"#!/bin/sh
+if [ "$CNI_COMMAND" = ADD ]; then
+    touch "${0%/*}/asked"
+    until [ -e "${0%/*}/go-on" ]; do sleep 0.01; done
+fi
+exec "${CNI_PATH%%:*}/host-local"
+"#;
+
+/// A start removes interfaces that the journal does not know, also one whose
+/// ADD is not at an end.
+#[test]
+fn an_add_that_a_start_came_between_is_to_be_tried_again() {
+    let mut node = Node::start(&Options::default());
+    let before = Snapshot::take(&node);
+    node.script("patient", PATIENT);
+    let (runtime, folder) = (node.runtime(), node.plugins());
+    let mut network = node.pods();
+    network.0["ipam"]["type"] = "patient".into();
+    let space = node.site.space("pod");
+    thread::scope(|scope| {
+        let add = scope.spawn(|| runtime.run("ADD", "pod", &space.path(), &network));
+        let asked = folder.join("asked");
+        wait_until("IPAM is asked", || asked.exists().then_some(()));
+        node.kill();
+        node.restart();
+        fs::write(folder.join("go-on"), "").unwrap();
+        add.join().unwrap().fails(11, &["try again"]);
+    });
+    assert_eq!(space.links(), ["lo"]);
+    before.assert_unchanged(&node);
+    let pod = Pod::add(space, "pod", &network, &runtime);
+    ping(node.space(), pod.v4());
+    pod.del();
     node.finish();
 }
 

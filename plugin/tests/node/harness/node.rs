@@ -1,7 +1,8 @@
 //! The node: a [`Site`] with the daemon running on it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
 
@@ -164,6 +165,14 @@ impl Node {
     /// Where tests put plugins of their own.
     pub(crate) fn plugins(&self) -> PathBuf {
         self.dir().join("plugins")
+    }
+
+    /// Puts a shell script there.
+    pub(crate) fn script(&self, name: &str, script: &str) {
+        fs::create_dir_all(self.plugins()).unwrap();
+        let path = self.plugins().join(name);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     }
 
     /// The dual-stack network with other plugins chained behind ours.
