@@ -36,7 +36,13 @@ pub(crate) fn del(args: &Args, network: &Network) -> Result<(), Error> {
 /// Tells the daemon to forget the attachment. A daemon that is down finds out
 /// when it starts: the link is gone.
 pub(crate) fn detach(client: &Client, id: &AttachmentId) -> Result<(), Error> {
-    match log::timed("detach", || client.ask(Request::Detach { id: id.clone() })) {
+    let ask = || log::timed("detach", || client.ask(Request::Detach { id: id.clone() }));
+    let answer = match ask() {
+        // It ended meanwhile: now it is down, or the next one answers.
+        Err(ClientError::Broken { .. }) => ask(),
+        answer => answer,
+    };
+    match answer {
         Ok(_) => Ok(()),
         Err(error @ ClientError::Down { .. }) => {
             tracing::warn!("detach {id}: {error} Going on without it.");

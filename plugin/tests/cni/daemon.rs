@@ -36,6 +36,8 @@ struct State {
     refuse_check: Option<ErrorCode>,
     /// Whether the connection breaks before Attach, though done, is answered.
     lose_attach: bool,
+    /// The same for the next Detach.
+    lose_detach: bool,
     stop: bool,
 }
 
@@ -60,6 +62,7 @@ impl Daemon {
             refuse_detach: None,
             refuse_check: None,
             lose_attach: false,
+            lose_detach: false,
             stop: false,
         }));
         let shared = state.clone();
@@ -104,6 +107,10 @@ impl Daemon {
         self.state.lock().unwrap().lose_attach = true;
     }
 
+    pub(crate) fn lose_one_detach(&self) {
+        self.state.lock().unwrap().lose_detach = true;
+    }
+
     pub(crate) fn change_facts(&self, change: impl FnOnce(&mut NodeFacts)) {
         change(&mut self.state.lock().unwrap().facts);
     }
@@ -124,7 +131,11 @@ impl State {
         let mut request = vec![];
         stream.read_to_end(&mut request).unwrap();
         let envelope: Envelope = serde_json::from_slice(&request).unwrap();
-        let lost = self.lose_attach && matches!(envelope.request, Request::Attach { .. });
+        let lost = match envelope.request {
+            Request::Attach { .. } => self.lose_attach,
+            Request::Detach { .. } => std::mem::take(&mut self.lose_detach),
+            _ => false,
+        };
         let answer = self.answer(envelope.request);
         if !lost {
             let answer = serde_json::to_vec(&answer).unwrap();

@@ -46,6 +46,16 @@ fn del_works_while_the_daemon_is_down() {
 }
 
 #[test]
+fn del_asks_again_when_the_daemon_ends_before_it_answers() {
+    let (node, pod) = (Node::new(), Space::new("pod"));
+    let network = node.network();
+    node.add(&pod, &network).ok();
+    node.daemon().lose_one_detach();
+    node.del(&network).ok();
+    node.assert_clean(Some(&pod));
+}
+
+#[test]
 fn del_overlooks_what_add_would_refuse() {
     let (node, pod) = (Node::new(), Space::new("pod"));
     let mut network = node.network();
