@@ -4,7 +4,7 @@ mod netfilter;
 
 use std::fmt;
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 
 use nix::unistd::Uid;
@@ -215,17 +215,12 @@ fn try_out(findings: &mut Vec<Finding>) {
         )),
         Err(error) => Finding::problem(error.to_string()),
     });
-    findings.extend(foreign_program());
+    findings.extend(foreign_program(&netlink));
 }
 
 /// Another's XDP program on the dataplane's end, where ours must go.
-fn foreign_program() -> Option<Finding> {
-    let output = Command::new("ip")
-        .args(["-json", "link", "show", "dev", DATAPLANE_INTERFACE])
-        .output()
-        .ok()?;
-    let links: Value = serde_json::from_slice(&output.stdout).ok()?;
-    let program = links[0]["xdp"]["prog"]["id"].as_u64()?;
+fn foreign_program(netlink: &Netlink) -> Option<Finding> {
+    let program = netlink.link(DATAPLANE_INTERFACE).ok()??.xdp_program?;
     Some(Finding::note(format!(
         "the XDP program {program} is on {DATAPLANE_INTERFACE}: a dead sluiced's, which the \
          next one replaces, or another's, which stops it (`bpftool prog show id {program}`)"
