@@ -308,8 +308,7 @@ fn gc_and_status_of_a_list() {
     let [a, b] = ["a", "b"].map(|name| node.add_by(&list, name, &[]));
     all_ok(list.status());
     let unchecked = list.clone().with("disableCheck", true);
-    let container = Container::new(&a, a.id(), "eth0");
-    assert!(unchecked.check(&container, a.result()).is_empty());
+    assert!(unchecked.check(a.container(), a.result()).is_empty());
 
     // One plugin's failure keeps no other from its turn.
     let mut reversed = list.clone();
@@ -318,7 +317,7 @@ fn gc_and_status_of_a_list() {
         .unwrap()
         .reverse();
     refuse("GC");
-    let answers = reversed.gc(&[&container]);
+    let answers = reversed.gc(&[a.container()]);
     answers[0].fails(999, &["refused"]);
     assert!(answers[1].success, "{answers:?}");
     assert_eq!(b.links(), ["lo"]);

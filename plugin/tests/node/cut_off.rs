@@ -1,12 +1,9 @@
 //! Pods that the next daemon cannot take back.
 
 use std::fs;
-use std::path::Path;
-
-use serde_json::json;
 
 use crate::harness::flows::ping;
-use crate::harness::{Node, Options, Pod, wait_until};
+use crate::harness::{Node, Options, all_ok, wait_until};
 
 #[test]
 fn a_bad_file_cuts_off_its_pod_alone_until_that_is_recreated() {
@@ -51,8 +48,8 @@ fn a_bad_file_cuts_off_its_pod_alone_until_that_is_recreated() {
 #[test]
 fn check_and_gc_know_a_pod_that_is_cut_off() {
     let mut node = Node::start(&Options { max_ports: 2 });
-    let network = node.pods().with("cniVersion", "1.1.0");
-    let pods = ["a", "b"].map(|name| node.add_to(&network, name));
+    let list = node.chain(&[]).with("cniVersion", "1.1.0");
+    let pods = ["a", "b"].map(|name| node.add_by(&list, name, &[]));
     assert!(node.stop().success());
     let conflist = fs::read_to_string(node.conflist()).unwrap();
     let smaller = conflist.replace("\"maxPorts\":2", "\"maxPorts\":1");
@@ -62,16 +59,9 @@ fn check_and_gc_know_a_pod_that_is_cut_off() {
         (rows, [a, b]) if rows[1].container_id.as_deref() == Some(a.id()) => [a, b],
         (_, [a, b]) => [b, a],
     };
-    let runtime = node.runtime();
-    let check = |pod: &Pod| {
-        let made = network.with("prevResult", pod.result().clone());
-        runtime.run("CHECK", pod.id(), &pod.path(), &made)
-    };
-    check(&served).ok();
-    check(&cut_off).fails(104, &[cut_off.host_ifname(), "is down"]);
-    let valid = json!([{"containerID": served.id(), "ifname": "eth0"}]);
-    let valid = network.with("cni.dev/valid-attachments", valid);
-    runtime.run("GC", "", Path::new(""), &valid).ok();
+    all_ok(served.check());
+    cut_off.check()[0].fails(104, &[cut_off.host_ifname(), "is down"]);
+    all_ok(list.gc(&[served.container()]));
     assert_eq!(cut_off.links(), ["lo"]);
     let files = fs::read_dir(node.run_dir().join("attachments")).unwrap();
     assert_eq!(files.count(), 1);

@@ -5,7 +5,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::harness::flows::{Echo, check_tcp, ping};
-use crate::harness::{Answer, Node, Options, Pod};
+use crate::harness::{Answer, Node, Options, Pod, all_ok};
 
 const MAC: [u8; 6] = [0x02, 0x00, 0x5e, 0x00, 0x53, 0x01];
 
@@ -19,10 +19,7 @@ fn two_pods_of_one_mac_address_reach_each_other() {
     let pods = ["a", "b"].map(|name| node.add_to(&network, name));
     for pod in &pods {
         assert_eq!(pod.macs().1, MAC);
-        let made = network.with("prevResult", pod.result().clone());
-        node.runtime()
-            .run("CHECK", pod.id(), &pod.path(), &made)
-            .ok();
+        all_ok(pod.check());
     }
     let [a, b] = &pods;
     for address in b.addresses() {

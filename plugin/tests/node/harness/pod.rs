@@ -61,6 +61,11 @@ impl Pod {
         self.container.id()
     }
 
+    /// The container with its eth0.
+    pub(crate) fn container(&self) -> &Container {
+        &self.container
+    }
+
     /// What ADD answered.
     pub(crate) fn result(&self) -> &Value {
         &self.result
