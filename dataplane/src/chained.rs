@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Plugin, when it is so, and what then falls short.
 type Shortcoming = (&'static str, fn(&Value) -> bool, &'static str);
 
-const SHORTCOMINGS: [Shortcoming; 4] = [
+const SHORTCOMINGS: [Shortcoming; 5] = [
     (
         "bandwidth",
         |_| true,
@@ -32,6 +32,12 @@ const SHORTCOMINGS: [Shortcoming; 4] = [
         |plugin| sets(plugin, "mtu"),
         "the plugin tuning sets the MTU of pods' interfaces: larger packets to such a pod are \
          lost; remove its key \"mtu\" and set \"localMtu\" of sluice",
+    ),
+    (
+        "sbr",
+        |_| true,
+        "the plugin sbr fails at ADD: it makes routes via gateways that must be in a connected \
+         subnet, and a pod's only neighbour is the gateway; remove it",
     ),
 ];
 
@@ -84,6 +90,7 @@ mod tests {
                 "spoofed",
             ),
             (json!({"type": "tuning", "mtu": 1400}), "localMtu"),
+            (json!({"type": "sbr"}), "fails at ADD"),
         ] {
             let notes = notes(std::slice::from_ref(&plugin), true);
             assert_eq!(notes.len(), 1, "{plugin}: {notes:?}");

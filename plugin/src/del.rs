@@ -4,6 +4,8 @@
 //! repeat it, and call it for ADDs that failed. All steps are tried; their
 //! failures are reported together.
 
+use std::io::ErrorKind;
+
 use sluice_control::{AttachmentId, Client, ClientError, Request};
 use sluice_link::Netlink;
 
@@ -39,7 +41,7 @@ pub(crate) fn detach(client: &Client, id: &AttachmentId) -> Result<(), Error> {
     let ask = || log::timed("detach", || client.ask(Request::Detach { id: id.clone() }));
     let answer = match ask() {
         // It ended meanwhile: now it is down, or the next one answers.
-        Err(ClientError::Broken { .. }) => ask(),
+        Err(ClientError::Broken { cause, .. }) if cause.kind() != ErrorKind::TimedOut => ask(),
         answer => answer,
     };
     match answer {

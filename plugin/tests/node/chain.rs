@@ -221,11 +221,14 @@ fn what_a_failed_list_made_goes_with_del() {
     let container = Container::new(&space, "pod", "eth0");
 
     let tuning = json!({"type": "tuning", "sysctl": {"net.core.nonsense": "1"}});
-    let behind = node.chain(&[tuning]);
-    assert!(!behind.add(&container).success);
-    all_ok(behind.del(&container, None));
-    assert_eq!(space.links(), ["lo"]);
-    before.assert_unchanged(&node);
+    for plugin in [tuning, json!({"type": "sbr"})] {
+        let behind = node.chain(&[plugin]);
+        let answer = behind.add(&container);
+        assert!(!answer.success, "{answer:?}");
+        all_ok(behind.del(&container, None));
+        assert_eq!(space.links(), ["lo"]);
+        before.assert_unchanged(&node);
+    }
 
     // Two plugins that make the same interface: the first one's stays.
     let ipam = json!({
