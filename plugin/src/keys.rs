@@ -54,7 +54,7 @@ const MOOT: [(&str, &str); 14] = [
     ),
     (
         "hairpinMode",
-        "a frame never leaves by the port that it came from",
+        "a pod reaches itself through its hostPorts and Services without it",
     ),
     (
         "macspoofchk",
