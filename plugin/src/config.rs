@@ -365,6 +365,17 @@ mod tests {
         assert!(settings.ip_masq && settings.prev_result.is_some());
     }
 
+    /// A key that is there twice counts once.
+    #[test]
+    fn the_shipped_conflist_declares_every_capability() {
+        let conflist = include_str!("../../deploy/10-sluice.conflist");
+        let conflist: Value = serde_json::from_str(conflist).unwrap();
+        let object = conflist["plugins"][0].clone();
+        let all = json!({"ips": true, "mac": true, "portMappings": true});
+        assert_eq!(object["capabilities"], all);
+        assert!(settings(object).unwrap().ip_masq);
+    }
+
     #[test]
     fn the_socket_is_found_beside_any_nonsense() {
         for (dataplane, socket) in [
