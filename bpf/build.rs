@@ -1,21 +1,24 @@
-//! Compiles `src/port.bpf.c` with clang into `$OUT_DIR/port.bpf.o`.
+//! Compiles each `src/NAME.bpf.c` with clang into `$OUT_DIR/NAME.bpf.o`.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
-const SOURCE: &str = "src/port.bpf.c";
+const OBJECTS: [&str; 2] = ["port", "connect"];
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-env-changed=CLANG");
-    if let Err(message) = compile() {
-        println!("cargo::error={message}");
-        exit(1);
+    for object in OBJECTS {
+        let source = format!("src/{object}.bpf.c");
+        println!("cargo::rerun-if-changed={source}");
+        if let Err(message) = compile(&source, object) {
+            println!("cargo::error={message}");
+            exit(1);
+        }
     }
 }
 
-fn compile() -> Result<(), String> {
+fn compile(source: &str, object: &str) -> Result<(), String> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let out_dir = env::var("OUT_DIR").map_err(|error| format!("read OUT_DIR: {error}"))?;
     let arch = env::var("CARGO_CFG_TARGET_ARCH")
@@ -28,12 +31,12 @@ fn compile() -> Result<(), String> {
         // With `-target bpf` clang does not search Debian's multiarch folder, where
         // <asm/types.h> is. Where there is no such folder, the option does nothing.
         .args(["-idirafter", &format!("/usr/include/{arch}-linux-gnu")])
-        .args(["-c", SOURCE, "-o"])
-        .arg(PathBuf::from(out_dir).join("port.bpf.o"))
+        .args(["-c", source, "-o"])
+        .arg(PathBuf::from(out_dir).join(format!("{object}.bpf.o")))
         .output()
         .map_err(|error| {
             format!(
-                "run {clang}: {error}; it compiles the XDP program {SOURCE}. \
+                "run {clang}: {error}; it compiles the BPF programs in {source}. \
                  Install clang (Debian: apt-get install clang libbpf-dev) \
                  or name it in the environment variable CLANG"
             )
@@ -51,7 +54,7 @@ fn compile() -> Result<(), String> {
         ""
     };
     Err(format!(
-        "{clang} could not compile {SOURCE} ({}){hint}",
+        "{clang} could not compile {source} ({}){hint}",
         output.status
     ))
 }

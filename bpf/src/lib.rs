@@ -1,8 +1,9 @@
-//! The XDP program of Sluice's ports, as a compiled object, and the names of
-//! what is in it: each exists once, here and in `port.bpf.c`.
+//! Sluice's BPF programs, as compiled objects, and the names of what is in
+//! them: each exists once, here and in the C source.
 //!
-//! The daemon sets the sizes of [`PORTS`], [`SOCKETS`] and [`DOORBELL`] when it
-//! loads the object.
+//! The XDP program of the ports is in this module; the daemon sets the sizes of
+//! [`PORTS`], [`SOCKETS`] and [`DOORBELL`] when it loads the object. What sees
+//! the sockets of the host's processes is in [`connect`].
 
 #![forbid(unsafe_code)]
 
@@ -27,4 +28,33 @@ pub const NO_SOCKET_ACTION: &str = "no_socket_action";
 #[must_use]
 pub const fn doorbell_words(slots: u16) -> u32 {
     (slots as u32).div_ceil(64)
+}
+
+/// hostPorts for processes of the host: `connect.bpf.c`.
+pub mod connect {
+    /// The object, aligned as the ELF parser wants it.
+    pub static OBJECT: &[u8] =
+        aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/connect.bpf.o"));
+
+    /// The programs, each for the operation of sockets that it is named after.
+    pub const PROGRAMS: [&str; 8] = [
+        "connect4",
+        "connect6",
+        "sendmsg4",
+        "sendmsg6",
+        "recvmsg4",
+        "recvmsg6",
+        "getpeername4",
+        "getpeername6",
+    ];
+
+    /// Constant u64: the cookie of the network namespace whose sockets are
+    /// looked at.
+    pub const NETNS_COOKIE: &str = "host_netns_cookie";
+    /// Hash map: a mapped port of the node to the pod's.
+    pub const MAPPINGS: &str = "mappings";
+    /// Hash map: the node's addresses; the values mean nothing.
+    pub const NODE_ADDRESSES: &str = "node_addresses";
+    /// LRU hash map: what a socket talks to, and what it asked for.
+    pub const PEERS: &str = "peers";
 }

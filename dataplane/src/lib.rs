@@ -31,9 +31,13 @@ pub mod forwarding;
 #[cfg(feature = "daemon")]
 pub mod host_port;
 #[cfg(feature = "daemon")]
+pub mod host_sockets;
+#[cfg(feature = "daemon")]
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod listeners;
+#[cfg(feature = "daemon")]
+pub mod mapping_tables;
 #[cfg(feature = "daemon")]
 pub mod netfilter;
 #[cfg(feature = "daemon")]
