@@ -4,10 +4,11 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
-const OBJECTS: [&str; 2] = ["port", "connect"];
+const OBJECTS: [&str; 3] = ["port", "connect", "uplink"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");
+    println!("cargo::rerun-if-changed=src/mappings.h");
     for object in OBJECTS {
         let source = format!("src/{object}.bpf.c");
         println!("cargo::rerun-if-changed={source}");

@@ -8,43 +8,10 @@
 // Attached to the root of cgroup v2, so they see every socket of the machine:
 // those of other network namespaces are left alone.
 
-#include <stdbool.h>
-#include <stddef.h>
-
-#include <linux/bpf.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "mappings.h"
 
 // Written when the daemon loads this object: SO_NETNS_COOKIE of the host's.
 const volatile __u64 host_netns_cookie = 0;
-
-// Network byte order throughout. IPv4 is kept as ::ffff:a.b.c.d (RFC 4291
-// section 2.5.5.2), so that one table serves both families.
-struct address {
-	__be32 word[4];
-};
-
-struct mapping_key {
-	// The node's address, or the unspecified one of its family for all.
-	struct address address;
-	__be16 port;
-	__u8 protocol;
-	__u8 zero;
-};
-
-// Where a mapped port leads. The unspecified address: the pod has none.
-struct backend {
-	struct address v4;
-	struct address v6;
-	__be16 port;
-	__u16 zero;
-};
-
-struct endpoint {
-	struct address address;
-	__be16 port;
-	__u16 zero;
-};
 
 // What a socket talks to in truth.
 struct peer_key {
@@ -53,28 +20,9 @@ struct peer_key {
 	__u32 zero;
 };
 
-// All three are pinned: what was mapped, and what sockets were told, outlives
-// the daemon.
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct mapping_key);
-	__type(value, struct backend);
-	__uint(max_entries, 65536);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} mappings SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct address);
-	__type(value, __u32);
-	__uint(max_entries, 4096);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} node_addresses SEC(".maps");
-
 // Whom a socket asked for: the source of answers and getpeername() say so.
-// The least recently used go: a socket's end is not seen from here.
+// Pinned, since sockets outlive the daemon. The least recently used go: a
+// socket's end is not seen from here.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct peer_key);
@@ -82,23 +30,6 @@ struct {
 	__uint(max_entries, 16384);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } peers SEC(".maps");
-
-static __always_inline struct address from_v4(__be32 v4)
-{
-	return (struct address){ { 0, 0, bpf_htonl(0xffff), v4 } };
-}
-
-static __always_inline bool is_v4(const struct address *address)
-{
-	return !address->word[0] && !address->word[1] &&
-	       address->word[2] == bpf_htonl(0xffff);
-}
-
-static __always_inline bool is_unspecified(const struct address *address)
-{
-	return !address->word[0] && !address->word[1] && !address->word[2] &&
-	       !address->word[3];
-}
 
 static __always_inline bool is_loopback(const struct address *address)
 {
@@ -108,21 +39,6 @@ static __always_inline bool is_loopback(const struct address *address)
 	       address->word[3] == bpf_htonl(1);
 }
 
-static __always_inline struct backend *find(const struct endpoint *to, __u8 protocol)
-{
-	struct mapping_key key = { .address = to->address, .port = to->port, .protocol = protocol };
-	struct backend *backend;
-
-	// A mapping counts on addresses that the node really has (CVE-2025-67499).
-	if (!is_loopback(&to->address) && !bpf_map_lookup_elem(&node_addresses, &to->address))
-		return NULL;
-	backend = bpf_map_lookup_elem(&mappings, &key);
-	if (backend)
-		return backend;
-	key.address = is_v4(&to->address) ? from_v4(0) : (struct address){};
-	return bpf_map_lookup_elem(&mappings, &key);
-}
-
 // Turns `to` into the pod's endpoint, and remembers what it was. A socket of
 // IPv6 may connect to an IPv4 pod, but not send there unconnected: the kernel
 // refuses a destination that becomes IPv4 in sendmsg().
@@ -130,9 +46,12 @@ static __always_inline bool translate(struct bpf_sock_addr *ctx, struct endpoint
 				      bool may_become_v4)
 {
 	struct peer_key key = { .socket = bpf_get_socket_cookie(ctx) };
-	struct backend *backend = find(to, ctx->protocol);
 	bool wants_v4 = is_v4(&to->address);
+	struct backend *backend;
 
+	if (!is_loopback(&to->address) && !is_nodes(&to->address))
+		return false;
+	backend = find_backend(to, ctx->protocol);
 	if (!backend)
 		return false;
 	if (wants_v4 || (may_become_v4 && is_unspecified(&backend->v6)))

@@ -2,8 +2,8 @@
 //! them: each exists once, here and in the C source.
 //!
 //! The XDP program of the ports is in this module; the daemon sets the sizes of
-//! [`PORTS`], [`SOCKETS`] and [`DOORBELL`] when it loads the object. What sees
-//! the sockets of the host's processes is in [`connect`].
+//! [`PORTS`], [`SOCKETS`] and [`DOORBELL`] when it loads the object. The uplink's
+//! is in [`uplink`], what sees the sockets of the host's processes in [`connect`].
 
 #![forbid(unsafe_code)]
 
@@ -57,4 +57,20 @@ pub mod connect {
     pub const NODE_ADDRESSES: &str = "node_addresses";
     /// LRU hash map: what a socket talks to, and what it asked for.
     pub const PEERS: &str = "peers";
+}
+
+/// hostPorts from outside: `uplink.bpf.c`. It looks into [`connect::MAPPINGS`]
+/// and [`connect::NODE_ADDRESSES`], too.
+pub mod uplink {
+    /// The object, aligned as the ELF parser wants it.
+    pub static OBJECT: &[u8] =
+        aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/uplink.bpf.o"));
+
+    /// The program for uplinks whose frames may come in several buffers.
+    pub const PROGRAM_FRAGS: &str = "uplink_frags";
+    /// The same for drivers that refuse that.
+    pub const PROGRAM_SINGLE: &str = "uplink_single";
+
+    /// XSKMAP: RX queue to AF_XDP socket.
+    pub const QUEUES: &str = "queues";
 }
