@@ -40,27 +40,22 @@ static __always_inline bool is_loopback(const struct address *address)
 }
 
 // Turns `to` into the pod's endpoint, and remembers what it was. A socket of
-// IPv6 may connect to an IPv4 pod, but not send there unconnected: the kernel
-// refuses a destination that becomes IPv4 in sendmsg().
+// IPv6 may connect to a pod that has only IPv4, but not send there unconnected:
+// the kernel refuses a destination that becomes IPv4 in sendmsg().
 static __always_inline bool translate(struct bpf_sock_addr *ctx, struct endpoint *to,
 				      bool may_become_v4)
 {
 	struct peer_key key = { .socket = bpf_get_socket_cookie(ctx) };
-	bool wants_v4 = is_v4(&to->address);
-	struct backend *backend;
+	struct endpoint *backend;
 
 	if (!is_loopback(&to->address) && !is_nodes(&to->address))
 		return false;
 	backend = find_backend(to, ctx->protocol);
+	if (!backend && may_become_v4)
+		backend = find_any(true, to->port, ctx->protocol);
 	if (!backend)
 		return false;
-	if (wants_v4 || (may_become_v4 && is_unspecified(&backend->v6)))
-		key.backend.address = backend->v4;
-	else
-		key.backend.address = backend->v6;
-	if (is_unspecified(&key.backend.address))
-		return false;
-	key.backend.port = backend->port;
+	key.backend = *backend;
 	bpf_map_update_elem(&peers, &key, to, BPF_ANY);
 	*to = key.backend;
 	return true;

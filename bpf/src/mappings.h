@@ -19,20 +19,13 @@ struct address {
 	__be32 word[4];
 };
 
+// A port of the node. Where it leads is of the same family.
 struct mapping_key {
 	// The node's address, or the unspecified one of its family for all.
 	struct address address;
 	__be16 port;
 	__u8 protocol;
 	__u8 zero;
-};
-
-// Where a mapped port leads. The unspecified address: the pod has none.
-struct backend {
-	struct address v4;
-	struct address v6;
-	__be16 port;
-	__u16 zero;
 };
 
 struct endpoint {
@@ -44,7 +37,7 @@ struct endpoint {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct mapping_key);
-	__type(value, struct backend);
+	__type(value, struct endpoint);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -72,26 +65,27 @@ static __always_inline bool is_v4(const struct address *address)
 	       address->word[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline bool is_unspecified(const struct address *address)
-{
-	return !address->word[0] && !address->word[1] && !address->word[2] &&
-	       !address->word[3];
-}
-
 static __always_inline bool is_nodes(const struct address *address)
 {
 	return bpf_map_lookup_elem(&node_addresses, address);
 }
 
+// Where a port of every address of a family leads.
+static __always_inline struct endpoint *find_any(bool ipv4, __be16 port, __u8 protocol)
+{
+	struct mapping_key key = { .port = port, .protocol = protocol };
+
+	if (ipv4)
+		key.address = from_v4(0);
+	return bpf_map_lookup_elem(&mappings, &key);
+}
+
 // Where a port of the node leads; whether the address is the node's, the caller
 // has seen.
-static __always_inline struct backend *find_backend(const struct endpoint *to, __u8 protocol)
+static __always_inline struct endpoint *find_backend(const struct endpoint *to, __u8 protocol)
 {
 	struct mapping_key key = { .address = to->address, .port = to->port, .protocol = protocol };
-	struct backend *backend = bpf_map_lookup_elem(&mappings, &key);
+	struct endpoint *backend = bpf_map_lookup_elem(&mappings, &key);
 
-	if (backend)
-		return backend;
-	key.address = is_v4(&to->address) ? from_v4(0) : (struct address){};
-	return bpf_map_lookup_elem(&mappings, &key);
+	return backend ? backend : find_any(is_v4(&to->address), to->port, protocol);
 }

@@ -6,13 +6,14 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::fs::DirBuilder;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{self, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
 use sluice_bpf::connect;
+use sluice_control::{HostEnd, Redirect};
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
 
@@ -44,29 +45,6 @@ pub enum TableError {
         /// What the kernel said.
         cause: MapError,
     },
-}
-
-/// A port of the node that leads to a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct NodePort {
-    /// An address of the node; the unspecified one stands for all of its family.
-    pub address: IpAddr,
-    /// The node's port.
-    pub port: u16,
-    /// TCP or UDP, by its number (IANA "Protocol Numbers"). The kernel asks
-    /// programs about no other.
-    pub protocol: u8,
-}
-
-/// Where it leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backend {
-    /// The pod's IPv4 address.
-    pub v4: Option<Ipv4Addr>,
-    /// The pod's IPv6 address.
-    pub v6: Option<Ipv6Addr>,
-    /// The pod's port.
-    pub port: u16,
 }
 
 /// The tables, open for writing.
@@ -105,9 +83,9 @@ impl MappingTables {
     ///
     /// # Errors
     /// The kernel's reason: the table is full, say.
-    pub fn map(&mut self, port: &NodePort, backend: &Backend) -> Result<(), TableError> {
+    pub fn map(&mut self, redirect: &Redirect) -> Result<(), TableError> {
         self.mappings
-            .insert(port.key(), backend.value(), 0)
+            .insert(key(&redirect.from), value(redirect.to), 0)
             .map_err(|cause| entry_error("map a port", connect::MAPPINGS, cause))
     }
 
@@ -115,8 +93,8 @@ impl MappingTables {
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn unmap(&mut self, port: &NodePort) -> Result<(), TableError> {
-        absent_is_fine(self.mappings.remove(&port.key()))
+    pub fn unmap(&mut self, port: &HostEnd) -> Result<(), TableError> {
+        absent_is_fine(self.mappings.remove(&key(port)))
             .map_err(|cause| entry_error("forget a port", connect::MAPPINGS, cause))
     }
 
@@ -124,9 +102,9 @@ impl MappingTables {
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn retain(&mut self, ports: &HashSet<NodePort>) -> Result<(), TableError> {
+    pub fn retain(&mut self, ports: &HashSet<HostEnd>) -> Result<(), TableError> {
         let failed = |cause| entry_error("forget ports", connect::MAPPINGS, cause);
-        let wanted: HashSet<MappingKey> = ports.iter().map(NodePort::key).collect();
+        let wanted: HashSet<MappingKey> = ports.iter().map(key).collect();
         let found: Result<Vec<MappingKey>, MapError> = self.mappings.keys().collect();
         for key in found.map_err(failed)? {
             if !wanted.contains(&key) {
@@ -166,7 +144,7 @@ pub(crate) fn folder(bpffs: &Path) -> PathBuf {
 type MappingKey = [u8; size_of::<KeyLayout>()];
 type MappingValue = [u8; size_of::<ValueLayout>()];
 
-/// `struct mapping_key` in connect.bpf.c.
+/// `struct mapping_key` in mappings.h.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct KeyLayout {
@@ -176,37 +154,30 @@ struct KeyLayout {
     zero: u8,
 }
 
-/// `struct backend` in connect.bpf.c.
+/// `struct endpoint` there.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct ValueLayout {
-    v4: [u8; 16],
-    v6: [u8; 16],
+    address: [u8; 16],
     port: U16,
     zero: [u8; 2],
 }
 
-impl NodePort {
-    fn key(&self) -> MappingKey {
-        transmute!(KeyLayout {
-            address: octets(self.address),
-            port: self.port.into(),
-            protocol: self.protocol,
-            zero: 0,
-        })
-    }
+fn key(end: &HostEnd) -> MappingKey {
+    transmute!(KeyLayout {
+        address: octets(end.address),
+        port: end.port.into(),
+        protocol: end.protocol.number(),
+        zero: 0,
+    })
 }
 
-impl Backend {
-    fn value(&self) -> MappingValue {
-        let none = [0; 16];
-        transmute!(ValueLayout {
-            v4: self.v4.map_or(none, |v4| octets(v4.into())),
-            v6: self.v6.map_or(none, |v6| octets(v6.into())),
-            port: self.port.into(),
-            zero: [0; 2],
-        })
-    }
+fn value(pod: SocketAddr) -> MappingValue {
+    transmute!(ValueLayout {
+        address: octets(pod.ip()),
+        port: pod.port().into(),
+        zero: [0; 2],
+    })
 }
 
 /// IPv4 as ::ffff:a.b.c.d.
@@ -250,28 +221,25 @@ fn entry_error(operation: &'static str, map: &'static str, cause: MapError) -> T
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use sluice_control::Protocol;
+
     use super::*;
 
     #[test]
     fn entries_are_laid_out_as_in_the_program() {
-        let port = NodePort {
+        let end = HostEnd {
             address: Ipv4Addr::LOCALHOST.into(),
+            protocol: Protocol::Tcp,
             port: 0x1234,
-            protocol: 6,
         };
-        assert_eq!(
-            port.key(),
-            [
-                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1, 0x12, 0x34, 6, 0
-            ]
-        );
-        let backend = Backend {
-            v4: None,
-            v6: Some(Ipv6Addr::LOCALHOST),
-            port: 0x5678,
-        };
-        let value = backend.value();
-        assert_eq!(value[..16], [0; 16]);
-        assert_eq!(value[31..], [1, 0x56, 0x78, 0, 0]);
+        let mut expected = [0; 20];
+        expected[10..].copy_from_slice(&[0xff, 0xff, 127, 0, 0, 1, 0x12, 0x34, 6, 0]);
+        assert_eq!(key(&end), expected);
+        let value = value(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0x5678));
+        expected.fill(0);
+        expected[15..18].copy_from_slice(&[1, 0x56, 0x78]);
+        assert_eq!(value, expected);
     }
 }

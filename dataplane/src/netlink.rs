@@ -112,14 +112,15 @@ impl Socket {
         Self::bound(subsystem, 0, SockFlag::empty())
     }
 
-    /// A socket that gets a group's notifications, and never waits for one.
+    /// A socket that gets these groups' notifications, and never waits for one.
     ///
     /// # Errors
     /// The kernel gives none.
-    pub(crate) fn listen(subsystem: SockProtocol, group: u32) -> io::Result<Self> {
+    pub(crate) fn listen(subsystem: SockProtocol, groups: &[u32]) -> io::Result<Self> {
         /// Enough for what one transaction of thousands of elements causes.
         const ROOM: usize = 4 << 20;
-        let socket = Self::bound(subsystem, 1 << (group - 1), SockFlag::SOCK_NONBLOCK)?;
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+        let socket = Self::bound(subsystem, mask, SockFlag::SOCK_NONBLOCK)?;
         setsockopt(&socket.fd, sockopt::RcvBufForce, &ROOM)?;
         Ok(socket)
     }

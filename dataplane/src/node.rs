@@ -3,6 +3,7 @@
 mod alone;
 mod book;
 mod cut_off;
+mod host_processes;
 mod restore;
 mod rows;
 mod uplink;
@@ -38,6 +39,7 @@ use rows::PastDrops;
 use wiring::Wiring;
 
 pub use alone::check_alone;
+pub use host_processes::HostProcessesError;
 pub(crate) use restore::is_pods;
 
 /// Why the node does not serve, or not this pod.
@@ -61,6 +63,9 @@ pub enum NodeError {
     /// The worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// hostPorts for processes of the host.
+    #[error(transparent)]
+    HostProcesses(#[from] HostProcessesError),
     /// The host's netfilter.
     #[error(transparent)]
     Netfilter(#[from] NetfilterError),
@@ -454,7 +459,7 @@ impl Node {
     }
 
     /// Puts the host's netfilter rules back if somebody else touched them. To
-    /// be called when [`Node::rules_watch`] is readable, and now and then.
+    /// be called when one of [`Node::watches`] is readable, and now and then.
     ///
     /// # Errors
     /// It is not possible now; the next call tries again.
@@ -462,10 +467,20 @@ impl Node {
         self.wiring.mend_rules()
     }
 
-    /// Readable, once for each time, when somebody changes the host's netfilter.
+    /// Follows the node's addresses, where hostPorts count. To be called when
+    /// one of [`Node::watches`] is readable.
+    ///
+    /// # Errors
+    /// The kernel does not tell them; the next change tries again.
+    pub fn follow_addresses(&mut self) -> Result<(), NodeError> {
+        self.wiring.follow_addresses()
+    }
+
+    /// Readable, once for each time, when somebody changes the host's netfilter
+    /// or the node's addresses.
     #[must_use]
-    pub fn rules_watch(&self) -> BorrowedFd<'_> {
-        self.wiring.rules_watch()
+    pub fn watches(&self) -> Vec<BorrowedFd<'_>> {
+        self.wiring.watches()
     }
 
     fn detach(&mut self, id: &AttachmentId) -> Result<(), Refusal> {

@@ -42,7 +42,9 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     let mut server = Server::bind(&settings.socket())?;
     server.watch(signals.as_fd())?;
     let mut node = Node::start(settings, &arguments.without)?;
-    server.watch(node.rules_watch())?;
+    for watch in node.watches() {
+        server.watch(watch)?;
+    }
     tracing::info!("ready");
     if let Err(error) = readiness::announce() {
         tracing::warn!(%error, "could not tell NOTIFY_SOCKET that this is ready");
@@ -59,6 +61,9 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
         server.turn(HEARTBEAT, |request| node.handle(request))?;
         if let Err(error) = node.mend_rules() {
             tracing::warn!(%error, "could not put the host's netfilter rules back");
+        }
+        if let Err(error) = node.follow_addresses() {
+            tracing::warn!(%error, "hostPorts may not count on the node's new addresses");
         }
         if Instant::now() >= next_look {
             if let Err(error) = node.forget_all_gone() {

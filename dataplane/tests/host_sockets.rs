@@ -15,8 +15,9 @@ use aya::programs::links::{FdLink, PinnedLink};
 use common::TestNetns;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sluice_bpf::connect;
+use sluice_control::{HostEnd, Protocol, Redirect};
 use sluice_dataplane::host_sockets;
-use sluice_dataplane::mapping_tables::{Backend, MappingTables, NodePort};
+use sluice_dataplane::mapping_tables::MappingTables;
 use tempfile::TempDir;
 
 const NODE4: &str = "10.9.0.1";
@@ -28,8 +29,6 @@ const LATE4: &str = "10.9.0.2";
 
 const HOST_PORT: u16 = 8080;
 const CONTAINER_PORT: u16 = 5001;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// How long an answer may take; waiting for none takes as long.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -83,26 +82,27 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn any(protocol: u8) -> [NodePort; 2] {
-    ["0.0.0.0", "::"].map(|address| NodePort {
+/// Both protocols' port of every address of a family.
+fn any(address: &str) -> [HostEnd; 2] {
+    [Protocol::Tcp, Protocol::Udp].map(|protocol| HostEnd {
         address: ip(address),
-        port: HOST_PORT,
         protocol,
+        port: HOST_PORT,
     })
 }
 
-fn backend(v4: bool, v6: bool) -> Backend {
-    Backend {
-        v4: v4.then(|| POD4.parse().unwrap()),
-        v6: v6.then(|| POD6.parse().unwrap()),
-        port: CONTAINER_PORT,
+/// Has these ports lead to the pod.
+fn map(tables: &mut MappingTables, ends: &[HostEnd]) {
+    for from in ends {
+        let pod = if from.address.is_ipv4() { POD4 } else { POD6 };
+        let to = SocketAddr::new(ip(pod), CONTAINER_PORT);
+        tables.map(&Redirect { from: *from, to }).unwrap();
     }
 }
 
-fn map_any(tables: &mut MappingTables, backend: &Backend) {
-    for port in any(TCP).iter().chain(&any(UDP)) {
-        tables.map(port, backend).unwrap();
-    }
+fn map_any(tables: &mut MappingTables) {
+    map(tables, &any("0.0.0.0"));
+    map(tables, &any("::"));
 }
 
 /// Runs `test` in a namespace with the node's and the pod's addresses, where
@@ -221,7 +221,7 @@ fn every_address_of_the_node_and_the_loopback_lead_to_the_pod() {
             .set_addresses(&HashSet::from([ip(NODE4), ip(NODE6)]))
             .unwrap();
         assert_not_answered("127.0.0.1");
-        map_any(&mut tables, &backend(true, true));
+        map_any(&mut tables);
         for address in [NODE4, NODE6, "127.0.0.1", "127.1.2.3", "::1"] {
             assert_answered(address);
         }
@@ -235,7 +235,7 @@ fn every_address_of_the_node_and_the_loopback_lead_to_the_pod() {
         assert_answered(LATE4);
         assert_not_answered(NODE6);
 
-        for port in any(TCP).iter().chain(&any(UDP)) {
+        for port in any("0.0.0.0").iter().chain(&any("::")) {
             tables.unmap(port).unwrap();
             tables.unmap(port).unwrap();
         }
@@ -249,14 +249,7 @@ fn one_address_of_the_node_is_not_another() {
     with_pod(|bpffs| {
         let mut tables = bpffs.attach();
         tables.set_addresses(&HashSet::from([ip(NODE4)])).unwrap();
-        for protocol in [TCP, UDP] {
-            let port = NodePort {
-                address: ip("127.0.0.1"),
-                port: HOST_PORT,
-                protocol,
-            };
-            tables.map(&port, &backend(true, true)).unwrap();
-        }
+        map(&mut tables, &any("127.0.0.1"));
         assert_answered("127.0.0.1");
         for other in ["127.0.0.2", NODE4, "::1"] {
             assert_not_answered(other);
@@ -269,7 +262,7 @@ fn a_pod_without_ipv6_is_reached_from_ipv6_by_connected_sockets() {
     with_pod(|bpffs| {
         let mut tables = bpffs.attach();
         tables.set_addresses(&HashSet::new()).unwrap();
-        map_any(&mut tables, &backend(true, false));
+        map(&mut tables, &any("0.0.0.0"));
         assert_answered("127.0.0.1");
         assert!(tcp("::1").is_ok() && connected_udp("::1").is_ok());
         assert_eq!(
@@ -283,7 +276,7 @@ fn a_pod_without_ipv6_is_reached_from_ipv6_by_connected_sockets() {
 fn a_socket_bound_to_the_loopback_stays_there() {
     with_pod(|bpffs| {
         let mut tables = bpffs.attach();
-        map_any(&mut tables, &backend(true, true));
+        map_any(&mut tables);
         for local in ["127.0.0.1", "::1"] {
             let listener = UdpSocket::bind((local, HOST_PORT)).unwrap();
             listener.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -300,7 +293,7 @@ fn a_socket_bound_to_the_loopback_stays_there() {
 fn sockets_of_other_namespaces_are_left_alone() {
     with_pod(|bpffs| {
         let mut tables = bpffs.attach();
-        map_any(&mut tables, &backend(true, true));
+        map_any(&mut tables);
         assert_answered("127.0.0.1");
         TestNetns::new("other").run(|| {
             assert_eq!(
@@ -316,7 +309,7 @@ fn programs_and_tables_outlive_the_daemon_and_are_taken_over() {
     with_pod(|bpffs| {
         let mut first = bpffs.attach();
         first.set_addresses(&HashSet::from([ip(NODE4)])).unwrap();
-        map_any(&mut first, &backend(true, true));
+        map_any(&mut first);
         let client = UdpSocket::bind("0.0.0.0:0").unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client.connect((NODE4, HOST_PORT)).unwrap();
@@ -334,7 +327,8 @@ fn programs_and_tables_outlive_the_daemon_and_are_taken_over() {
         );
 
         // What the second one does not know goes.
-        second.retain(&any(TCP).into()).unwrap();
+        let [tcp4, _] = any("0.0.0.0");
+        second.retain(&HashSet::from([tcp4])).unwrap();
         assert!(tcp(NODE4).is_ok());
         assert!(udp(NODE4).is_err());
     });

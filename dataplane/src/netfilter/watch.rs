@@ -28,7 +28,7 @@ impl Watch {
     /// # Errors
     /// The kernel gives no socket.
     pub(super) fn open() -> io::Result<Self> {
-        Socket::listen(SockProtocol::NetlinkNetFilter, GROUP).map(Self)
+        Socket::listen(SockProtocol::NetlinkNetFilter, &[GROUP]).map(Self)
     }
 
     /// Whether our table was changed by somebody else since the last call.

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use sluice_control::{Attachment, AttachmentId};
+use sluice_control::{Attachment, AttachmentId, HostEnd};
 use sluice_link::{Link, Route};
 
 use super::book::Entry;
@@ -66,7 +66,7 @@ impl Node {
         for (id, link) in opened {
             self.resume(&id, link, &found);
         }
-        self.wiring.settle(&self.addresses())?;
+        self.wiring.settle(&self.addresses(), &self.mapped())?;
         self.wiring.forget_connections(&gone, Stale::There);
         if self.book.len() > 0 {
             tracing::info!(pods = self.book.len(), "taken back from an earlier daemon");
@@ -132,6 +132,14 @@ impl Node {
             self.netlink.delete_link(&link.name)?;
         }
         Ok(())
+    }
+
+    fn mapped(&self) -> HashSet<HostEnd> {
+        let entries = self.book.sorted().into_iter();
+        entries
+            .flat_map(|entry| entry.attachment.redirects())
+            .map(|redirect| redirect.from)
+            .collect()
     }
 
     fn addresses(&self) -> HashSet<IpAddr> {

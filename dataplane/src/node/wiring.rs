@@ -4,13 +4,15 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_control::{Attachment, DataplaneSettings, PodAddress, Protocol, Redirect};
+use sluice_control::{Attachment, DataplaneSettings, HostEnd, PodAddress, Protocol, Redirect};
 use sluice_link::{Link, Netlink, Route};
 
 use super::book::HOST_SLOT;
+use super::host_processes::HostProcesses;
 use super::{NodeError, alone, gateways};
 use crate::counters::{NodeCounters, PortCounters};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
@@ -43,6 +45,8 @@ pub(super) enum Step {
     Connections(Vec<Redirect>),
     /// The host's netfilter has these rules.
     Rules(PodRules),
+    /// Processes of the host are led by these.
+    HostProcesses(Vec<Redirect>),
     /// The interface of this index is up.
     Up(u32),
 }
@@ -65,6 +69,8 @@ pub(super) struct Wiring {
     host: Option<Wired>,
     host_port: HostPort,
     netfilter: Netfilter,
+    /// `None` where the kernel does not have it.
+    host_processes: Option<HostProcesses>,
     program: PortProgram,
     umem: &'static Umem,
     features: Features,
@@ -103,6 +109,7 @@ impl Wiring {
             host: None,
             host_port,
             netfilter: Netfilter::new()?,
+            host_processes: host_processes(&settings.bpffs(), netlink),
             program,
             umem,
             features,
@@ -221,7 +228,7 @@ impl Wiring {
         let rules = PodRules::of(attachment);
         self.netfilter.expect(&rules);
         wired.steps.extend(steps_of_rules(attachment, rules));
-        Ok(())
+        self.lead_host_processes(attachment, &mut wired.steps)
     }
 
     /// Undoes what was done to take a pod back, but leaves the program on its
@@ -238,13 +245,20 @@ impl Wiring {
         self.undo(steps)
     }
 
-    /// Makes the host agree with the pods that are wired, whose addresses these
-    /// are: rules, routes, gateways and pins of others go.
+    /// Makes the host agree with the pods that are wired, whose addresses and
+    /// mapped ports these are: rules, routes, gateways and pins of others go.
     ///
     /// # Errors
     /// The step that failed.
-    pub(super) fn settle(&mut self, pods: &HashSet<IpAddr>) -> Result<(), NodeError> {
+    pub(super) fn settle(
+        &mut self,
+        pods: &HashSet<IpAddr>,
+        mapped: &HashSet<HostEnd>,
+    ) -> Result<(), NodeError> {
         self.netfilter.apply()?;
+        if let Some(processes) = &mut self.host_processes {
+            processes.retain(mapped)?;
+        }
         self.host_port.sweep(pods)?;
         // A dead file is in nobody's way.
         if let Err(error) = self.prune() {
@@ -282,6 +296,11 @@ impl Wiring {
             Step::Route(pod) => self.host_port.remove_pod(&pod)?,
             Step::Connections(redirects) => self.forget_connections(&redirects, Stale::There),
             Step::Rules(rules) => self.netfilter.remove(&rules)?,
+            Step::HostProcesses(redirects) => {
+                if let Some(processes) = &mut self.host_processes {
+                    processes.unmap(&redirects)?;
+                }
+            }
             // The plugin may have deleted it by now.
             Step::Up(index) => match self.netlink.set_down(index) {
                 Err(error) if error.errno() == Some(libc::ENODEV) => {}
@@ -389,11 +408,29 @@ impl Wiring {
         let rules = PodRules::of(attachment);
         self.netfilter.add(&rules)?;
         steps.extend(steps_of_rules(attachment, rules));
+        self.lead_host_processes(attachment, steps)?;
         // A new TCP connection is one also where the old one was; and what the
         // host itself has open on that port is none of ours.
         let mut datagrams: Vec<Redirect> = attachment.redirects().collect();
         datagrams.retain(|redirect| redirect.from.protocol == Protocol::Udp);
         self.forget_connections(&datagrams, Stale::Elsewhere);
+        Ok(())
+    }
+
+    fn lead_host_processes(
+        &mut self,
+        attachment: &Attachment,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), NodeError> {
+        let redirects: Vec<Redirect> = attachment.redirects().collect();
+        if let Some(processes) = self
+            .host_processes
+            .as_mut()
+            .filter(|_| !redirects.is_empty())
+        {
+            steps.push(Step::HostProcesses(redirects.clone()));
+            processes.map(&redirects)?;
+        }
         Ok(())
     }
 
@@ -438,9 +475,23 @@ impl Wiring {
         Ok(())
     }
 
-    /// Readable when somebody changes the host's netfilter.
-    pub(super) fn rules_watch(&self) -> BorrowedFd<'_> {
-        self.netfilter.as_fd()
+    /// Follows the node's addresses.
+    ///
+    /// # Errors
+    /// The kernel does not tell them.
+    pub(super) fn follow_addresses(&mut self) -> Result<(), NodeError> {
+        if let Some(processes) = &mut self.host_processes {
+            processes.follow()?;
+        }
+        Ok(())
+    }
+
+    /// Readable when somebody changes the host's netfilter or its addresses.
+    pub(super) fn watches(&self) -> Vec<BorrowedFd<'_>> {
+        let addresses = self.host_processes.as_ref().map(HostProcesses::watch);
+        std::iter::once(self.netfilter.as_fd())
+            .chain(addresses)
+            .collect()
     }
 
     /// Removes the pins of interfaces that are gone: dead files.
@@ -456,6 +507,20 @@ impl Wiring {
 fn steps_of_rules(attachment: &Attachment, rules: PodRules) -> [Step; 2] {
     let redirects = attachment.redirects().collect();
     [Step::Connections(redirects), Step::Rules(rules)]
+}
+
+/// Without them a process of the host still reaches pods by the node's addresses
+/// (netfilter's output chain), but not by 127.0.0.1 and `::1`.
+fn host_processes(bpffs: &Path, netlink: &Rc<Netlink>) -> Option<HostProcesses> {
+    HostProcesses::start(bpffs, Rc::clone(netlink))
+        .inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "processes of the host reach hostPorts by the node's addresses only, \
+                 not by 127.0.0.1 and ::1"
+            );
+        })
+        .ok()
 }
 
 /// Chunks of the UMEM for so many pod ports and the host port.

@@ -58,6 +58,9 @@ impl Server {
     }
 }
 
+const LOOPBACK4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOOPBACK6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
 /// TCP and UDP on every address, to the pod's port.
 fn both(network: &Network) -> Network {
     network.mapped(&[
@@ -135,22 +138,42 @@ fn from_outside_by_every_address_of_the_node() {
 }
 
 #[test]
-fn from_the_host_by_the_nodes_addresses() {
+fn from_the_host_by_all_its_addresses() {
     let node = Node::start(&Options::default());
     let server = Server::start(&node, &both(&node.pods()), "server");
-    for address in [NODE4, NODE6] {
+    for address in [NODE4, NODE6, LOOPBACK4, LOOPBACK6] {
         check_tcp(node.space(), at(address));
         check_udp(node.space(), at(address), &SIZES);
-        assert_eq!(server.peers(), [address]);
-    }
-    // Not by the kernel's hooks: that would need route_localnet.
-    for loopback in [IpAddr::from([127, 0, 0, 1]), "::1".parse().unwrap()] {
-        assert!(!answers_tcp(node.space(), at(loopback)));
+        let peers = server.peers();
+        assert!(peers.len() == 1 && !peers[0].is_loopback(), "{peers:?}");
     }
     assert_eq!(
         node.space().sysctl("net/ipv4/conf/sluice0/route_localnet"),
         "0"
     );
+    server.del();
+    for address in [NODE4, NODE6, LOOPBACK4, LOOPBACK6] {
+        assert!(!answers_tcp(node.space(), at(address)));
+    }
+    node.finish();
+}
+
+/// By an address that comes and goes.
+#[test]
+fn from_the_host_as_its_addresses_come_and_go() {
+    let node = Node::start(&Options::default());
+    let server = Server::start(&node, &both(&node.pods()), "server");
+    let later: IpAddr = [198, 51, 100, 77].into();
+    let address = |verb: &str| {
+        node.space()
+            .exec(&format!("ip address {verb} {later}/24 dev up0"));
+    };
+    address("add");
+    wait_until("the address counts", || {
+        answers_tcp(node.space(), at(later)).then_some(())
+    });
+    address("del");
+    assert!(!answers_tcp(node.space(), at(later)));
     server.del();
     node.finish();
 }
@@ -217,26 +240,23 @@ fn masq_all_shows_the_host_as_the_client() {
     node.finish();
 }
 
-/// Kubernetes' conformance case, but for 127.0.0.1.
+/// Kubernetes' conformance case.
 #[test]
 fn one_port_for_three_pods_on_other_addresses_and_protocols() {
     let node = Node::start(&Options::default());
-    let second: IpAddr = [198, 51, 100, 77].into();
-    node.space()
-        .exec(&format!("ip address add {second}/24 dev up0"));
     let server = |name: &str, protocol: &str, address: IpAddr| {
         let mapping = [(HOST_PORT, POD_PORT, protocol, &*address.to_string())];
         Server::start(&node, &node.pods().mapped(&mapping), name)
     };
-    let a = server("a", "tcp", second);
+    let a = server("a", "tcp", LOOPBACK4);
     let b = server("b", "tcp", NODE4);
     let c = server("c", "udp", NODE4);
     for client in [node.outside(), node.space()] {
-        check_serves_tcp(client, at(second), &a);
         check_serves_tcp(client, at(NODE4), &b);
         check_serves_udp(client, at(NODE4), &c);
         assert!(!answers_tcp(client, at(NODE6)));
     }
+    check_serves_tcp(node.space(), at(LOOPBACK4), &a);
     for server in [a, b, c] {
         server.del();
     }

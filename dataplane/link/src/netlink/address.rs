@@ -62,6 +62,16 @@ impl Netlink {
         Ok(messages.iter().filter_map(parse).collect())
     }
 
+    /// The addresses of all interfaces, each with its prefix length.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn all_addresses(&self) -> Result<Vec<IpNet>, LinkError> {
+        let answers = self.handle.address().get().execute();
+        let messages = self.collect(answers, "list", "the addresses")?;
+        Ok(messages.iter().filter_map(parse).collect())
+    }
+
     /// Takes an address from an interface; `false` if it was not there.
     ///
     /// # Errors
