@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::NodeCounters;
-use crate::packet::icmp;
+use crate::mappings::Mappings;
 use crate::packet::offload::Partial;
+use crate::packet::{Ethernet, icmp};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::Sessions;
@@ -132,8 +133,11 @@ impl Engine {
         for address in &port.endpoint.addresses {
             self.pipeline.pods.insert(*address, id);
         }
-        if port.endpoint.kind == PortKind::Host {
-            self.pipeline.host = Some(id);
+        match port.endpoint.kind {
+            PortKind::Host => self.pipeline.host = Some(id),
+            PortKind::Pod => {}
+            // Its program rings no bell: this one is for good.
+            PortKind::Uplink => self.doorbell.ring(id.slot),
         }
         Ok(port)
     }
@@ -164,6 +168,12 @@ impl Engine {
             .free_chunks
             .set(self.pool.free_chunks() as u64);
         chunks
+    }
+
+    /// Puts other mappings in place of these, which are returned: to be dropped
+    /// where there is time for it.
+    pub fn set_mappings(&mut self, mappings: Mappings) -> Mappings {
+        self.pipeline.set_mappings(mappings)
     }
 
     /// Has a port looked at, as its doorbell does.
@@ -254,10 +264,12 @@ impl Engine {
         }
     }
 
+    /// Whether a port need not be looked at before its bell rings again. The
+    /// uplink has none.
     fn is_silent(&self, slot: u16, now: Nanos) -> bool {
-        self.ports[usize::from(slot)]
-            .as_deref()
-            .is_none_or(|port| now - port.last_frame >= SILENCE)
+        self.ports[usize::from(slot)].as_deref().is_none_or(|port| {
+            port.endpoint.kind != PortKind::Uplink && now - port.last_frame >= SILENCE
+        })
     }
 
     /// Stops looking at a silent port, unless frames came in between: gives
@@ -409,8 +421,20 @@ impl Engine {
         if !icmp::may_answer(umem.head(frame), &ip) {
             return false;
         }
-        let Some(gateway) = port.endpoint.gateway(ip.src) else {
-            return false;
+        let (src, src_mac, dst_mac) = match port.endpoint.kind {
+            // The node is what the sender knows.
+            PortKind::Uplink => {
+                let Some(link) = Ethernet::of(umem.head(frame)) else {
+                    return false;
+                };
+                (ip.dst, port.endpoint.mac, link.src)
+            }
+            PortKind::Host | PortKind::Pod => {
+                let Some(gateway) = port.endpoint.gateway(ip.src) else {
+                    return false;
+                };
+                (gateway, self.pipeline.gateway_mac(), port.endpoint.mac)
+            }
         };
         if !port.icmp_limit.take(now) {
             port.counters.icmp_suppressed.add(1);
@@ -418,9 +442,9 @@ impl Engine {
         }
         let reply = icmp::Reply {
             error,
-            src: gateway,
-            src_mac: self.pipeline.gateway_mac(),
-            dst_mac: port.endpoint.mac,
+            src,
+            src_mac,
+            dst_mac,
         };
         let mut message = [0; icmp::MAX_FRAME_LEN];
         let Some(len) = icmp::build(&mut message, umem.head(frame), &ip, &reply) else {

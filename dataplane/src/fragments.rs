@@ -1,12 +1,12 @@
 //! Which way the first fragment of a datagram went: the later ones have no
-//! ports, and must not go another way.
+//! ports, and must go the same.
 
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 
 use crate::packet::DatagramId;
-use crate::port::PortId;
+use crate::return_path::Way;
 use crate::time::Nanos;
 
 /// Datagrams that are remembered; a new one takes the place of an older.
@@ -15,17 +15,17 @@ const REMEMBERED: usize = 256;
 /// What has not been put together by then never will be: Linux's `ipfrag_time`.
 const LIFETIME: Nanos = Nanos::from_millis(30_000);
 
-/// Datagram -> port, for the first fragments that have just been forwarded.
+/// Datagram -> way, for the first fragments that have just been forwarded.
 #[derive(Debug)]
 pub(crate) struct Fragments {
-    places: Box<[Option<Way>]>,
+    places: Box<[Option<Entry>]>,
     seed: RandomState,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Way {
+struct Entry {
     datagram: DatagramId,
-    port: PortId,
+    way: Way,
     since: Nanos,
 }
 
@@ -37,27 +37,27 @@ impl Fragments {
         }
     }
 
-    /// Remembers by which port a first fragment leaves; `None` is the plain way.
-    pub(crate) fn set(&mut self, datagram: DatagramId, port: Option<PortId>, now: Nanos) {
+    /// Remembers how a first fragment leaves; `None` is the plain way.
+    pub(crate) fn set(&mut self, datagram: DatagramId, way: Option<Way>, now: Nanos) {
         let place = self.place(&datagram);
-        let way = &mut self.places[place];
-        match port {
-            Some(port) => {
-                *way = Some(Way {
+        let entry = &mut self.places[place];
+        match way {
+            Some(way) => {
+                *entry = Some(Entry {
                     datagram,
-                    port,
+                    way,
                     since: now,
                 });
             }
-            None if way.is_some_and(|way| way.datagram == datagram) => *way = None,
+            None if entry.is_some_and(|entry| entry.datagram == datagram) => *entry = None,
             None => {}
         }
     }
 
-    /// By which port the datagram's first fragment left, if not the plain way.
-    pub(crate) fn get(&self, datagram: &DatagramId, now: Nanos) -> Option<PortId> {
-        let way = self.places[self.place(datagram)]?;
-        (way.datagram == *datagram && now - way.since < LIFETIME).then_some(way.port)
+    /// How the datagram's first fragment left, if not the plain way.
+    pub(crate) fn get(&self, datagram: &DatagramId, now: Nanos) -> Option<Way> {
+        let entry = self.places[self.place(datagram)]?;
+        (entry.datagram == *datagram && now - entry.since < LIFETIME).then_some(entry.way)
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "any bits will do")]

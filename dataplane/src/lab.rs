@@ -29,6 +29,8 @@ pub const MTU: u32 = 65_000;
 pub struct LabOptions {
     /// How many pods, in slots 1 and up.
     pub pods: u16,
+    /// How many queues of an uplink, in the slots after the pods'.
+    pub uplinks: u16,
     /// Chunks of the UMEM beyond those that fill the ports' rings.
     pub reserve: u32,
     /// How many sessions there is room for.
@@ -41,6 +43,7 @@ impl Default for LabOptions {
     fn default() -> Self {
         Self {
             pods: 2,
+            uplinks: 0,
             reserve: 4096,
             sessions: 4096,
             features: Features {
@@ -59,6 +62,7 @@ pub struct Lab {
     pub engine: Engine,
     doorbell: Doorbell,
     ports: Vec<Option<LabPort>>,
+    first_uplink: u16,
     features: Features,
     umem: &'static Umem,
     now: Nanos,
@@ -99,6 +103,10 @@ pub fn link(slot: u16) -> Ethernet {
     }
 }
 
+fn slots(options: LabOptions) -> u16 {
+    options.pods + 1 + options.uplinks
+}
+
 impl Lab {
     /// A lab with a host port and pods.
     ///
@@ -106,7 +114,7 @@ impl Lab {
     /// Where the memory for it is missing.
     #[must_use]
     pub fn new(options: LabOptions) -> Self {
-        let slots = options.pods + 1;
+        let slots = slots(options);
         let chunks = u32::from(slots) * crate::xsk::FILL_DEPTH + options.reserve;
         let Ok((umem, pool)) = Umem::create(chunks) else {
             panic!("no memory for {chunks} chunks");
@@ -117,7 +125,7 @@ impl Lab {
     /// A lab over memory that exists: what [`Lab::into_pool`] gave back.
     #[must_use]
     pub fn over(umem: &'static Umem, pool: FramePool, options: LabOptions) -> Self {
-        let slots = options.pods + 1;
+        let slots = slots(options);
         let doorbell = Doorbell::in_memory(slots);
         let pipeline = Pipeline::new(
             umem,
@@ -132,6 +140,7 @@ impl Lab {
             engine: Engine::new(pipeline, pool, doorbell.clone(), slots),
             doorbell,
             ports: (0..slots).map(|_| None).collect(),
+            first_uplink: options.pods + 1,
             features: options.features,
             umem,
             now: Nanos(0),
@@ -142,7 +151,7 @@ impl Lab {
         lab
     }
 
-    /// Adds a port; slot 0 is the host's.
+    /// Adds a port; slot 0 is the host's, the last are the uplink's.
     ///
     /// # Panics
     /// If the slot is taken or beyond the last.
@@ -151,6 +160,7 @@ impl Lab {
         let (xsk, kernel) = memory::socket(self.umem, self.features);
         let (kind, addresses) = match slot {
             HOST => (PortKind::Host, vec![]),
+            slot if slot >= self.first_uplink => (PortKind::Uplink, vec![]),
             _ => (
                 PortKind::Pod,
                 vec![IpAddr::V4(v4(slot)), IpAddr::V6(v6(slot))],
@@ -198,7 +208,9 @@ impl Lab {
         let Some(port) = &mut self.ports[usize::from(slot)] else {
             return false;
         };
-        self.doorbell.ring(slot);
+        if slot < self.first_uplink {
+            self.doorbell.ring(slot);
+        }
         port.kernel.deliver(frame)
     }
 

@@ -15,8 +15,10 @@ pub mod time;
 pub mod verdict;
 
 mod fragments;
+pub mod mappings;
 pub mod pods;
 pub mod port;
+mod promotion;
 mod rate_limit;
 pub mod sessions;
 

@@ -4,6 +4,7 @@ mod alone;
 mod book;
 mod cut_off;
 mod host_processes;
+mod mapped;
 mod restore;
 mod rows;
 mod uplink;
@@ -35,6 +36,7 @@ use crate::xsk::{CHUNK_SIZE, XskError};
 
 use book::{Book, Entry};
 use cut_off::CutOff;
+use mapped::Mapped;
 use rows::PastDrops;
 use wiring::Wiring;
 
@@ -96,6 +98,12 @@ pub enum NodeError {
         crate::host_port::DATAPLANE_INTERFACE
     )]
     Running,
+    /// The uplink that is asked for.
+    #[error(
+        "find the uplink: dataplane.uplink is {0}, and there is no such interface; \
+         name one that is there, or \"auto\""
+    )]
+    NoUplink(String),
     /// The worker closed a socket that it was just given.
     #[error("the socket of {0} is closed already")]
     SocketGone(String),
@@ -110,6 +118,8 @@ pub struct Node {
     netlink: Rc<Netlink>,
     wiring: Wiring,
     book: Book,
+    mapped: Mapped,
+    uplink: uplink::State,
     journal: Journal,
     cut_off: Vec<CutOff>,
     past_drops: PastDrops,
@@ -127,11 +137,15 @@ impl Node {
         let report = probe::run(&netlink, without)?;
         report.log();
         forwarding::enable()?;
-        let wiring = Wiring::build(&settings, report.features(), &netlink)?;
+        let found = uplink::find(&settings.uplink, &netlink.routes()?, &netlink.links()?)?;
+        let queues = found.as_ref().map_or(0, |device| device.queues);
+        let wiring = Wiring::build(&settings, report.features(), &netlink, queues)?;
         let mut node = Self {
             book: Book::new(settings.max_ports),
             journal: Journal::open(&settings.journal())?,
             cut_off: Vec::new(),
+            mapped: Mapped::default(),
+            uplink: uplink::State::kernel("not yet started"),
             past_drops: PastDrops::none(),
             settings,
             report,
@@ -139,6 +153,8 @@ impl Node {
             wiring,
         };
         node.take_back()?;
+        node.tell_mapped();
+        node.uplink = node.start_uplink(found);
         node.wiring.keep();
         Ok(node)
     }
@@ -165,12 +181,18 @@ impl Node {
             Request::Check { id } => self.check_rules(&id).map(|()| Value::Null),
             Request::Status => self.status().and_then(|status| value(&status)),
             Request::Attachments { network } => value(&self.attachments(network.as_deref())),
-            Request::ShowPorts => Ok(rows::ports(&self.wiring, &self.book)),
+            Request::ShowPorts => Ok(rows::ports(
+                &self.wiring,
+                &self.book,
+                self.uplink.interface(),
+            )),
             Request::ShowStats => Ok(rows::stats(&self.wiring, &self.book, &self.past_drops)),
-            Request::ShowKernel => value(&self.report),
-            Request::ShowSessions { limit } => rows::sessions(&self.wiring, &self.book, limit)
-                .map_err(|error| failed(&format!("list the sessions: {error}"))),
+            Request::ShowKernel => Ok(rows::kernel(&self.report, &self.uplink)),
             Request::ShowHostPorts => Ok(rows::host_ports(&self.book)),
+            Request::ShowSessions { limit } => {
+                rows::sessions(&self.wiring, &self.book, self.uplink.interface(), limit)
+                    .map_err(|error| failed(&format!("list the sessions: {error}")))
+            }
         };
         match result {
             Ok(value) => Response::Ok(value),
@@ -289,6 +311,7 @@ impl Node {
                     "attached"
                 );
                 self.book.insert(Entry { attachment, wired });
+                self.tell_mapped();
                 Ok(())
             }
             Err(error) => {
@@ -458,6 +481,41 @@ impl Node {
         })
     }
 
+    /// Has frames for mapped ports come past the kernel, if the uplink can do
+    /// that; else the kernel's rules serve, and the log says why.
+    fn start_uplink(&mut self, found: Result<uplink::Device, uplink::State>) -> uplink::State {
+        let served = found.and_then(|device| {
+            self.wiring
+                .start_uplink(&device)
+                .map_err(uplink::State::kernel)?;
+            Ok(uplink::State::Served {
+                interface: device.link.name,
+                queues: device.queues,
+            })
+        });
+        match &served {
+            Ok(_) => {}
+            Err(state) => {
+                if let Err(error) = self.wiring.leave_uplinks_but(None) {
+                    tracing::warn!(%error, "an earlier daemon's program stays on an uplink");
+                }
+                if let uplink::State::Kernel { reason } = state {
+                    tracing::info!(reason, "hostPorts from outside pass the kernel");
+                }
+            }
+        }
+        served.unwrap_or_else(|state| state)
+    }
+
+    /// Tells the worker which ports of the node lead to which pods. To be
+    /// called now and then: the node's addresses come and go.
+    pub fn tell_mapped(&mut self) {
+        let told = self.mapped.tell(&self.book, &self.wiring, &self.netlink);
+        if let Err(error) = told {
+            tracing::warn!(%error, "hostPorts are served by the kernel only");
+        }
+    }
+
     /// Puts the host's netfilter rules back if somebody else touched them. To
     /// be called when one of [`Node::watches`] is readable, and now and then.
     ///
@@ -503,6 +561,7 @@ impl Node {
         self.past_drops.add(&wired.counters);
         let forgotten = self.journal.remove(&attachment.host_ifname);
         errors.extend(forgotten.err().map(NodeError::from));
+        self.tell_mapped();
         errors
     }
 }

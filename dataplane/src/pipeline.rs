@@ -5,12 +5,15 @@
 
 use std::net::IpAddr;
 
+use crate::mappings::Mappings;
 use crate::packet::ndisc::Ndisc;
 use crate::packet::offload::{self, Partial};
+use crate::packet::translate::Translation;
 use crate::packet::{self, Arp, Ip, Malformed, Packet, Parsed, arp, icmp, ndisc, rewrite};
 use crate::pods::PodTable;
 use crate::port::{Endpoint, PortId, PortKind};
-use crate::return_path::{Parcel, ReturnPath};
+use crate::promotion::Promotion;
+use crate::return_path::{Parcel, ReturnPath, Way};
 use crate::sessions::Sessions;
 use crate::time::Nanos;
 use crate::verdict::DropReason;
@@ -34,8 +37,12 @@ pub struct Handoff {
 pub struct Meta {
     /// Where it came from, and where an ICMP error goes.
     pub from: PortId,
-    /// Its headers.
+    /// Its headers, as it came.
     pub ip: Ip,
+    /// What becomes of it.
+    translation: Option<Translation>,
+    /// To which MAC address it goes, if there may be several behind the port.
+    next_hop: Option<[u8; 6]>,
 }
 
 /// Where a frame goes from its source port.
@@ -100,11 +107,12 @@ pub struct Pipeline {
     /// Where everything goes that is for no pod.
     pub host: Option<PortId>,
     return_path: ReturnPath,
+    promotion: Promotion,
 }
 
 /// What a frame comes to on departure, before it is moved.
 enum Step {
-    Forward(PortId, Ip),
+    Forward(Way, Ip),
     Answer,
 }
 
@@ -119,6 +127,7 @@ impl Pipeline {
             pods: PodTable::default(),
             host: None,
             return_path: ReturnPath::new(Sessions::new(options.sessions, options.slots)),
+            promotion: Promotion::new(),
         }
     }
 
@@ -139,17 +148,25 @@ impl Pipeline {
         &mut self.return_path.sessions
     }
 
+    /// Puts other mappings in place of these, which are returned: to be dropped
+    /// where there is time for it.
+    pub fn set_mappings(&mut self, mappings: Mappings) -> Mappings {
+        self.promotion.set_mappings(mappings)
+    }
+
     /// Decides where a frame from `source` goes; questions to the gateway are
     /// answered in place.
     #[inline]
     pub fn depart(&mut self, mut frame: Frame, source: &Endpoint, now: Nanos) -> Destination {
         match self.step(&mut frame, source, now) {
-            Ok(Step::Forward(to, ip)) => {
+            Ok(Step::Forward(way, ip)) => {
                 let meta = Meta {
                     from: source.id,
                     ip,
+                    translation: way.translation,
+                    next_hop: way.next_hop,
                 };
-                Destination::Port(to, Handoff { frame, meta })
+                Destination::Port(way.port, Handoff { frame, meta })
             }
             Ok(Step::Answer) => Destination::Source(frame),
             Err(rejection) => Destination::Dropped(frame, rejection),
@@ -164,7 +181,7 @@ impl Pipeline {
         now: Nanos,
     ) -> Result<Step, Rejection> {
         let parsed = packet::parse(self.umem.head(frame), frame.len() as usize)?;
-        if parsed.ethernet.src != source.mac {
+        if parsed.ethernet.src != source.mac && source.kind != PortKind::Uplink {
             return Err(DropReason::SpoofedMac.into());
         }
         match parsed.packet {
@@ -172,7 +189,7 @@ impl Pipeline {
                 Some(question) => self.answer_ndisc(frame, source, &parsed, &ip, question),
                 None => {
                     self.check(source, &parsed, &ip)?;
-                    self.route(frame, source, ip, now)
+                    self.route(frame, source, parsed.ethernet.src, ip, now)
                 }
             },
             Packet::Arp(arp) => self.answer_arp(frame, source, &arp),
@@ -184,8 +201,11 @@ impl Pipeline {
     #[inline]
     fn check(&self, source: &Endpoint, parsed: &Parsed, ip: &Ip) -> Result<(), DropReason> {
         check_destination(parsed, ip.dst)?;
-        if parsed.ethernet.dst != self.gateway_mac {
+        if parsed.ethernet.dst != self.near_mac(source) {
             return Err(DropReason::WrongMac);
+        }
+        if source.kind == PortKind::Uplink {
+            return self.check_source(ip.src);
         }
         // The host's stack may send for others.
         if source.kind == PortKind::Host || source.addresses.contains(&ip.src) {
@@ -197,11 +217,39 @@ impl Pipeline {
         }
     }
 
+    /// What nobody outside may be: nobody's address, or a pod's of this node.
+    #[inline]
+    fn check_source(&self, src: IpAddr) -> Result<(), DropReason> {
+        let is_nobodys = match src {
+            IpAddr::V4(src) => matches!(src.octets(), [0 | 127 | 224.., ..]),
+            IpAddr::V6(src) => {
+                src.is_loopback()
+                    || src.is_unspecified()
+                    || src.is_multicast()
+                    || src.to_ipv4_mapped().is_some()
+            }
+        };
+        if is_nobodys || self.pods.get(src).is_some() {
+            return Err(DropReason::Martian);
+        }
+        Ok(())
+    }
+
+    /// The MAC address of the port's near end.
+    #[inline]
+    fn near_mac(&self, port: &Endpoint) -> [u8; 6] {
+        match port.kind {
+            PortKind::Uplink => port.mac,
+            PortKind::Host | PortKind::Pod => self.gateway_mac,
+        }
+    }
+
     #[inline]
     fn route(
         &mut self,
         frame: &mut Frame,
         source: &Endpoint,
+        from: [u8; 6],
         ip: Ip,
         now: Nanos,
     ) -> Result<Step, Rejection> {
@@ -211,33 +259,49 @@ impl Pipeline {
             let to = self.pods.get(ip.dst).ok_or_else(|| {
                 Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, ip)
             })?;
-            return Ok(Step::Forward(to, ip));
+            return Ok(Step::Forward(Way::plain(to), ip));
         }
-        // Past the host port the host's stack is the router, and counts the
-        // hop itself.
-        let Some(to) = self.pods.get(ip.dst) else {
-            let host = self.host.ok_or(DropReason::PortDown)?;
-            return Ok(Step::Forward(host, ip));
+        let parcel = Parcel {
+            head: self.umem.head(frame),
+            ip: &ip,
+            port: source.id,
+            now,
         };
-        // Pods that no Service leads to have no sessions: for them this is all.
-        if self.sessions().has_any(source.id) {
-            let parcel = Parcel {
-                head: self.umem.head(frame),
-                ip: &ip,
-                pod: source.id,
-                now,
-            };
-            if let Some(port) = self.return_path.leave(&parcel) {
-                return Ok(Step::Forward(port, ip));
+        // Pods that no Service and no hostPort leads to have no sessions: for
+        // them this is all.
+        let answers = if self.return_path.sessions.has_any(source.id) {
+            self.return_path.leave(&parcel, self.host)
+        } else {
+            None
+        };
+        let way = match (answers, self.pods.get(ip.dst)) {
+            (Some(way), _) => Some(way),
+            (None, _) if source.kind == PortKind::Uplink => self.ask(&parcel, Some(from)),
+            (None, Some(pod)) => Some(Way::plain(pod)),
+            (None, None) => self.ask(&parcel, None),
+        };
+        // Past the host port the host's stack is the router, and counts the
+        // hop itself; else this is the only one.
+        let way = match way {
+            None => {
+                let host = self.host.ok_or(DropReason::PortDown)?;
+                return Ok(Step::Forward(Way::plain(host), ip));
             }
-        }
-        // Between pods this is the only router.
+            Some(way) if Some(way.port) == self.host => return Ok(Step::Forward(way, ip)),
+            Some(way) => way,
+        };
         if ip.ttl <= 1 {
             let error = icmp::Error::TimeExceeded;
             return Err(Rejection::with(DropReason::TtlExceeded, error, ip));
         }
         rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
-        Ok(Step::Forward(to, ip))
+        Ok(Step::Forward(way, ip))
+    }
+
+    #[inline]
+    fn ask(&mut self, parcel: &Parcel, next_hop: Option<[u8; 6]>) -> Option<Way> {
+        let sessions = &mut self.return_path.sessions;
+        self.promotion.ask(sessions, parcel, next_hop)
     }
 
     /// Answers for the gateway (RFC 826); a pod may ask in its own name only.
@@ -345,32 +409,57 @@ impl Pipeline {
             let error = icmp::Error::TooBig { mtu: target.mtu };
             return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
         }
-        let is_from_host = self.host == Some(meta.from);
-        let is_asked = is_from_host && self.pods.get(meta.ip.src).is_some();
-        if is_asked || !is_from_host && self.sessions().has_any(target.id) {
-            let parcel = Parcel {
-                head: self.umem.head(frame),
-                ip: &meta.ip,
-                pod: target.id,
-                now,
-            };
-            if is_from_host {
-                self.return_path.arrive_from_host(&parcel, meta.from)?;
-            } else {
-                self.return_path.arrive_directly(&parcel);
+        let ip = match meta.translation {
+            None => {
+                self.follow(frame, meta, target, now)?;
+                meta.ip
             }
-        }
+            Some(translation) => translation
+                .apply(self.umem.head_mut(frame), &meta.ip)
+                .ok_or(DropReason::Untranslatable)?,
+        };
+        let near_mac = self.near_mac(target);
         let head = self.umem.head_mut(frame);
-        rewrite::macs(head, target.mac, self.gateway_mac);
-        let partial = offload::partial(head, &meta.ip);
+        rewrite::macs(head, meta.next_hop.unwrap_or(target.mac), near_mac);
+        let partial = offload::partial(head, &ip);
         match partial {
             Some(partial) if !self.tx_metadata => {
-                let checksum = offload::complete(self.umem.slices(frame), partial, meta.ip.end());
+                let checksum = offload::complete(self.umem.slices(frame), partial, ip.end());
                 offload::store(self.umem.head_mut(frame), partial, checksum);
                 Ok(None)
             }
             partial => Ok(partial),
         }
+    }
+
+    /// Has the sessions follow what comes to a pod as it is.
+    #[inline]
+    fn follow(
+        &mut self,
+        frame: &Frame,
+        meta: &Meta,
+        target: &Endpoint,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
+        let is_from_host = self.host == Some(meta.from);
+        if !is_from_host && !self.sessions().has_any(target.id) {
+            return Ok(());
+        }
+        let parcel = Parcel {
+            head: self.umem.head(frame),
+            ip: &meta.ip,
+            port: target.id,
+            now,
+        };
+        if !is_from_host {
+            self.return_path.arrive_directly(&parcel);
+            return Ok(());
+        }
+        let sessions = &mut self.return_path.sessions;
+        if !self.promotion.promote(sessions, &parcel) && self.pods.get(meta.ip.src).is_some() {
+            self.return_path.arrive_from_host(&parcel, meta.from)?;
+        }
+        Ok(())
     }
 }
 

@@ -34,6 +34,8 @@ pub enum PortKind {
     Host,
     /// A pod.
     Pod,
+    /// A queue of the uplink: what comes by it is for a mapped port of the node.
+    Uplink,
 }
 
 /// What a new port is made of.
@@ -45,7 +47,7 @@ pub struct PortSpec {
     pub kind: PortKind,
     /// Its socket, bound.
     pub xsk: Xsk,
-    /// The MAC address at the far end.
+    /// The MAC address at the far end. At the uplink's there are several: its own.
     pub mac: [u8; 6],
     /// The far end's MTU, bytes of IP packet.
     pub mtu: u32,
@@ -63,7 +65,7 @@ pub struct Endpoint {
     pub id: PortId,
     /// What it is.
     pub kind: PortKind,
-    /// Its MAC address.
+    /// Its MAC address; of the uplink the node's own.
     pub mac: [u8; 6],
     /// Its MTU, bytes of IP packet.
     pub mtu: u32,

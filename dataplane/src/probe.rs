@@ -282,6 +282,7 @@ impl Trial {
         let device = Device {
             name: &self.link.name,
             index: self.link.index,
+            queue: 0,
         };
         let socket = Xsk::open(self.umem, &device, features, None)?;
         self.pool.reclaim(socket.close());

@@ -1,37 +1,34 @@
-//! The XDP program in the kernel: loading, maps, attachments and their pins.
+//! The XDP programs in the kernel: loading, maps, attachments and their pins.
+//! The ports' is here, the uplink's in [`uplink`].
 //!
 //! Every attachment is a `bpf_link` pinned in a bpf file system of our own, so
 //! that the program stays on its interface when the daemon dies: a pod's
 //! frames never reach the host's stack unfiltered. What our pin says is ours;
 //! any other program is foreign and left alone.
 
+mod code;
 mod pins;
+mod uplink;
 
 use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
 
+use aya::EbpfLoader;
 use aya::maps::{self, Array, MapData, MapError, XskMap};
-use aya::programs::links::FdLink;
-use aya::programs::xdp::XdpLink;
-use aya::programs::{Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader};
 
 use sluice_link::Link;
 
 use crate::run_dir::FolderError;
+use code::Code;
 use pins::Pins;
+
+pub use uplink::{UplinkOptions, UplinkProgram};
 
 /// The action for frames of a port without a socket (`enum xdp_action`).
 const XDP_DROP: u32 = 1;
-
-/// A link whose pin was just removed goes away a little later, on a kernel
-/// worker (`bpf_link_put` in kernel/bpf/syscall.c). Until then its interface
-/// is busy.
-const LINK_GOES_AWAY: Duration = Duration::from_millis(200);
 
 /// How the program is loaded.
 #[derive(Debug, Clone)]
@@ -112,7 +109,7 @@ pub struct PortProgram {
     ports: maps::HashMap<MapData, u32, u32>,
     sockets: XskMap<MapData>,
     doorbell: MapData,
-    pins: Pins,
+    pins: Rc<Pins>,
 }
 
 impl PortProgram {
@@ -121,8 +118,8 @@ impl PortProgram {
     /// # Errors
     /// The mount or the load, with the kernel's reason.
     pub fn load(options: &ProgramOptions) -> Result<Self, ProgramError> {
-        let pins = Pins::open(&options.bpffs)?;
-        let mut code = Code::load(options.multi_buffer, options.slots)?;
+        let pins = Rc::new(Pins::open(&options.bpffs)?);
+        let mut code = load_code(options.multi_buffer, options.slots)?;
         let ports = code.take(sluice_bpf::PORTS)?;
         let sockets = code.take(sluice_bpf::SOCKETS)?;
         let maps::Map::Array(doorbell) = code.take(sluice_bpf::DOORBELL)? else {
@@ -158,19 +155,7 @@ impl PortProgram {
     /// A foreign program is there, the kernel refuses, or the pin fails; then
     /// nothing is attached but what was.
     pub fn attach(&mut self, link: &Link) -> Result<(), ProgramError> {
-        let interface = &link.name;
-        if let Some(pin) = self.pins.get(interface)? {
-            if is_on(&pin, link) {
-                return match self.code.take_over(pin) {
-                    Ok(_) => Ok(()),
-                    // The dead daemon's program stays and drops.
-                    Err(cause) => Err(refused(interface, cause)),
-                };
-            }
-            self.pins.remove(interface)?;
-        }
-        let pin = self.code.attach(interface, link.index)?;
-        self.pins.add(interface, pin)
+        self.code.attach(&self.pins.ports, link)
     }
 
     /// Takes the program off an interface; does nothing where it is not on.
@@ -178,7 +163,7 @@ impl PortProgram {
     /// # Errors
     /// The pin could not be removed: the program stays attached.
     pub fn detach(&mut self, interface: &str) -> Result<(), ProgramError> {
-        self.pins.remove(interface)
+        self.pins.ports.remove(interface)
     }
 
     /// Lets the program find the slot of an interface's port.
@@ -244,7 +229,7 @@ impl PortProgram {
     /// # Errors
     /// The file system's reason.
     pub fn prune(&self, exists: impl Fn(&str) -> bool) -> Result<(), ProgramError> {
-        self.pins.prune(exists)
+        self.pins.ports.prune(exists)
     }
 }
 
@@ -263,148 +248,27 @@ pub fn remove_pins(bpffs: &Path) -> Result<(), ProgramError> {
 /// # Errors
 /// Why not.
 pub fn try_attach(multi_buffer: bool, interface: &str, index: u32) -> Result<(), ProgramError> {
-    Code::load(multi_buffer, 1)?.attach(interface, index)?;
+    load_code(multi_buffer, 1)?.attach_unpinned(interface, index)?;
     Ok(())
 }
 
-/// Whether it is this attachment that put the program on the interface: the
-/// kernel tells both's program, and aya not the attachment's interface.
-fn is_on(pin: &FdLink, link: &Link) -> bool {
-    let attached = pin.info().ok().map(|info| info.program_id());
-    attached.is_some() && attached == link.xdp_program
-}
-
-/// One program of the loaded object.
-struct Code {
-    object: Ebpf,
-    program: &'static str,
-}
-
-impl Code {
-    fn load(multi_buffer: bool, slots: u16) -> Result<Self, ProgramError> {
-        let program = if multi_buffer {
-            sluice_bpf::PROGRAM_FRAGS
-        } else {
-            sluice_bpf::PROGRAM_SINGLE
-        };
-        load_object(program, slots)
-            .map(|object| Self { object, program })
-            .map_err(|cause| ProgramError::Load { program, cause })
-    }
-
-    fn error(&self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> ProgramError {
-        ProgramError::Load {
-            program: self.program,
-            cause: cause.into(),
-        }
-    }
-
-    fn take(&mut self, map: &str) -> Result<maps::Map, ProgramError> {
-        self.object
-            .take_map(map)
-            .ok_or_else(|| self.error(format!("the object has no map {map}")))
-    }
-
-    fn attach(&mut self, interface: &str, index: u32) -> Result<FdLink, ProgramError> {
-        let give_up = Instant::now() + LINK_GOES_AWAY;
-        loop {
-            let cause = match self.try_attach(index) {
-                Ok(link) => return Ok(link),
-                Err(cause) => cause,
-            };
-            if !is_taken(&cause) {
-                return Err(refused(interface, cause));
-            }
-            if Instant::now() > give_up {
-                let interface = interface.to_owned();
-                return Err(ProgramError::Foreign { interface });
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn try_attach(&mut self, index: u32) -> io::Result<FdLink> {
-        let program = self.xdp()?;
-        // Driver mode and no fallback: generic XDP would copy every frame into
-        // one linear buffer first.
-        let id = program
-            .attach_to_if_index(index, XdpMode::Driver)
-            .map_err(into_io)?;
-        let link = program.take_link(id).map_err(into_io)?;
-        link.try_into().map_err(io::Error::other)
-    }
-
-    /// Replaces the program of an attached link by this one.
-    fn take_over(&mut self, link: FdLink) -> io::Result<FdLink> {
-        let link = XdpLink::try_from(link).map_err(io::Error::other)?;
-        let program = self.xdp()?;
-        let id = program.attach_to_link(link).map_err(into_io)?;
-        let link = program.take_link(id).map_err(into_io)?;
-        link.try_into().map_err(io::Error::other)
-    }
-
-    fn xdp(&mut self) -> io::Result<&mut Xdp> {
-        self.object
-            .program_mut(self.program)
-            .ok_or_else(|| io::Error::other("the object lost its program"))?
-            .try_into()
-            .map_err(into_io)
-    }
-}
-
-fn load_object(program: &str, slots: u16) -> Result<Ebpf, Box<dyn Error + Send + Sync>> {
-    let mut object = EbpfLoader::new()
+fn load_code(multi_buffer: bool, slots: u16) -> Result<Code, ProgramError> {
+    let program = if multi_buffer {
+        sluice_bpf::PROGRAM_FRAGS
+    } else {
+        sluice_bpf::PROGRAM_SINGLE
+    };
+    let mut loader = EbpfLoader::new();
+    loader
         .map_max_entries(sluice_bpf::PORTS, slots.into())
         .map_max_entries(sluice_bpf::SOCKETS, slots.into())
-        .map_max_entries(sluice_bpf::DOORBELL, sluice_bpf::doorbell_words(slots))
-        .load(sluice_bpf::OBJECT)?;
-    let action = object
-        .map_mut(sluice_bpf::NO_SOCKET_ACTION)
-        .ok_or("the object has no map no_socket_action")?;
-    Array::<_, u32>::try_from(action)?.set(0, XDP_DROP, 0)?;
-    let xdp: &mut Xdp = object
-        .program_mut(program)
-        .ok_or("the object has no such program")?
-        .try_into()?;
-    xdp.load()?;
-    Ok(object)
-}
-
-/// The errno is what tells the cases apart; aya wraps it.
-fn into_io(error: aya::programs::ProgramError) -> io::Error {
-    match error {
-        aya::programs::ProgramError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
-}
-
-/// EBUSY: a link or a netlink attachment is there. EEXIST: one in another mode
-/// (`dev_xdp_attach` in net/core/dev.c).
-fn is_taken(cause: &io::Error) -> bool {
-    matches!(cause.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
-}
-
-fn refused(interface: &str, cause: io::Error) -> ProgramError {
-    ProgramError::Attach {
-        interface: interface.to_owned(),
-        hint: attach_hint(&cause),
-        cause,
-    }
-}
-
-/// `veth_xdp_set` in drivers/net/veth.c.
-fn attach_hint(cause: &io::Error) -> &'static str {
-    match cause.raw_os_error() {
-        Some(libc::ENOSPC) => {
-            "; the veth's other end has more TX queues than this one has RX queues: \
-             create both with one"
-        }
-        Some(libc::ERANGE) => {
-            "; the MTU of the veth's other end is too large for a program without multi-buffer"
-        }
-        Some(libc::EOPNOTSUPP) => "; the interface's driver has no native XDP: is it a veth?",
-        _ => "",
-    }
+        .map_max_entries(sluice_bpf::DOORBELL, sluice_bpf::doorbell_words(slots));
+    let mut code = Code::load(program, sluice_bpf::OBJECT, &mut loader)?;
+    let action = code.take(sluice_bpf::NO_SOCKET_ACTION)?;
+    Array::<_, u32>::try_from(action)
+        .and_then(|mut action| action.set(0, XDP_DROP, 0))
+        .map_err(|error| code.error(error))?;
+    Ok(code)
 }
 
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

@@ -15,20 +15,42 @@
 //! question is dropped.
 
 use crate::fragments::Fragments;
+use crate::packet::translate::Translation;
 use crate::packet::{DatagramId, Flow, Fragment, Ip, Signal, protocol, quote};
 use crate::port::PortId;
 use crate::sessions::{Direction, Found, Refused, Session, Sessions};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 
-/// A packet that a pod with sessions sends, or that a pod is to get.
+/// A packet that a port sends, or is to get.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parcel<'a> {
     /// The frame's first chunk.
     pub(crate) head: &'a [u8],
     pub(crate) ip: &'a Ip,
-    pub(crate) pod: PortId,
+    /// Whose it is.
+    pub(crate) port: PortId,
     pub(crate) now: Nanos,
+}
+
+/// How a packet leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) port: PortId,
+    pub(crate) translation: Option<Translation>,
+    /// To which MAC address, if there may be several behind the port.
+    pub(crate) next_hop: Option<[u8; 6]>,
+}
+
+impl Way {
+    /// As it came.
+    pub(crate) fn plain(port: PortId) -> Self {
+        Self {
+            port,
+            translation: None,
+            next_hop: None,
+        }
+    }
 }
 
 /// Sessions, and what follows their first fragments.
@@ -46,21 +68,35 @@ impl ReturnPath {
         }
     }
 
-    /// By which port a packet of the pod leaves, if it answers what came from
-    /// there, or is an ICMP error about it.
+    /// How a packet of the pod leaves that answers one of a session's client, or
+    /// is an ICMP error about it. The end of a translated connection is for
+    /// `host` to see.
     #[inline(never)]
-    pub(crate) fn leave(&mut self, parcel: &Parcel) -> Option<PortId> {
+    pub(crate) fn leave(&mut self, parcel: &Parcel, host: Option<PortId>) -> Option<Way> {
         let datagram = DatagramId::of(parcel.head, parcel.ip);
         if parcel.ip.fragment == Fragment::Later {
             return self.fragments.get(&datagram?, parcel.now);
         }
-        let port = self
-            .answer(parcel)
-            .map(|found| self.sessions.get(found).client);
+        let way = self.answer(parcel).map(|found| {
+            let session = self.sessions.get(found);
+            if !session.is_translated() {
+                return Way::plain(session.client);
+            }
+            let translation = match (Flow::of(parcel.ip), host) {
+                (Some(_), Some(host)) if ends(parcel) => return Way::plain(host),
+                (Some(_), _) => Translation::Packet(session.original.reversed()),
+                (None, _) => Translation::Error(session.original),
+            };
+            Way {
+                port: session.client,
+                translation: Some(translation),
+                next_hop: session.next_hop,
+            }
+        });
         if let Some(datagram) = datagram {
-            self.fragments.set(datagram, port, parcel.now);
+            self.fragments.set(datagram, way, parcel.now);
         }
-        port
+        way
     }
 
     /// The session whose answer a packet is, or an ICMP error about it.
@@ -103,7 +139,12 @@ impl ReturnPath {
         parcel: &Parcel,
         host: PortId,
     ) -> Result<(), DropReason> {
-        let Parcel { head, ip, pod, now } = *parcel;
+        let Parcel {
+            head,
+            ip,
+            port: pod,
+            now,
+        } = *parcel;
         let Some(flow) = Flow::of(ip) else {
             return Ok(());
         };
@@ -124,6 +165,7 @@ impl ReturnPath {
             translated: flow,
             pod,
             client: host,
+            next_hop: None,
         };
         loop {
             return match self.sessions.open(session, now) {
@@ -143,8 +185,16 @@ impl ReturnPath {
     fn answered_by(&self, answer: &Flow, parcel: &Parcel) -> Option<Found> {
         let found = self.sessions.find(answer, parcel.now)?;
         let is_answer = found.direction == Direction::Answer;
-        (is_answer && self.sessions.get(found).pod == parcel.pod).then_some(found)
+        (is_answer && self.sessions.get(found).pod == parcel.port).then_some(found)
     }
+}
+
+/// Whether a packet ends its sender's side of a connection.
+fn ends(parcel: &Parcel) -> bool {
+    matches!(
+        Signal::of(parcel.head, parcel.ip),
+        Signal::Finish | Signal::Reset
+    )
 }
 
 /// Whether a packet may be the first of its conversation.

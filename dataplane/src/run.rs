@@ -66,6 +66,7 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
             tracing::warn!(%error, "hostPorts may not count on the node's new addresses");
         }
         if Instant::now() >= next_look {
+            node.tell_mapped();
             if let Err(error) = node.forget_all_gone() {
                 tracing::warn!(%error, "could not look for pods that are gone");
             }

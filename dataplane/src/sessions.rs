@@ -55,9 +55,18 @@ pub struct Session {
     pub pod: PortId,
     /// The port by which answers leave.
     pub client: PortId,
+    /// To which MAC address, if there may be several behind that port.
+    pub next_hop: Option<[u8; 6]>,
 }
 
 impl Session {
+    /// Whether the pod gets anything else than the client sends.
+    #[inline]
+    #[must_use]
+    pub fn is_translated(&self) -> bool {
+        self.original != self.translated
+    }
+
     /// What the pod sends in answer.
     #[must_use]
     pub fn answer(&self) -> Flow {
@@ -249,6 +258,15 @@ impl Sessions {
     #[must_use]
     pub fn state(&self, found: Found) -> State {
         self.entries[found.place as usize].state
+    }
+
+    /// Sets to which MAC address answers go.
+    #[inline]
+    pub fn set_next_hop(&mut self, found: Found, next_hop: Option<[u8; 6]>) {
+        let session = &mut self.entries[found.place as usize].session;
+        if session.next_hop != next_hop {
+            session.next_hop = next_hop;
+        }
     }
 
     /// Takes note of a packet of the session, one of the direction in which it

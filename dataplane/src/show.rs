@@ -268,7 +268,32 @@ const KERNEL_DROPS: &[(&str, &str)] = &[
     ),
 ];
 
-fn kernel(report: &Report) -> String {
+/// What the kernel offers, and how hostPorts are served from outside.
+#[derive(Debug, Deserialize)]
+struct Kernel {
+    #[serde(flatten)]
+    report: Report,
+    /// Of an older daemon: none.
+    uplink: Option<Uplink>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Uplink {
+    Served { interface: String, queues: u16 },
+    Kernel { reason: String },
+}
+
+fn kernel(Kernel { report, uplink }: &Kernel) -> String {
+    let uplink = match uplink {
+        None => String::new(),
+        Some(Uplink::Served { interface, queues }) => {
+            format!("hostPorts from outside: by XDP on {interface}, queues: {queues}\n")
+        }
+        Some(Uplink::Kernel { reason }) => {
+            format!("hostPorts from outside: by the kernel's rules ({reason})\n")
+        }
+    };
     let mut table = table(&["FEATURE", "STATE", "SINCE LINUX", "WHAT FOR"]);
     let mut reasons = String::new();
     for finding in &report.features {
@@ -283,7 +308,7 @@ fn kernel(report: &Report) -> String {
         };
         table.add_row([name, state, &finding.since, &finding.cost]);
     }
-    format!("Linux {}\n\n{table}\n{reasons}", report.kernel)
+    format!("Linux {}\n{uplink}\n{table}\n{reasons}", report.kernel)
 }
 
 #[derive(Debug, Deserialize)]

@@ -33,7 +33,8 @@ pub enum DropReason {
     NeighbourUnanswered,
     /// A link-local address of IPv6 does not leave its link (RFC 4291 section 2.5.6).
     LinkLocal,
-    /// An address that no packet on the wire may have as its destination.
+    /// An address that no packet on the wire may have as its destination, or none
+    /// from outside as its source.
     Martian,
     /// TTL or hop limit used up.
     TtlExceeded,
@@ -49,9 +50,11 @@ pub enum DropReason {
     SessionShare,
     /// From the host: no session is free.
     SessionTableFull,
+    /// Of a translated conversation, and cannot be translated.
+    Untranslatable,
 }
 
-const OTHERS: [DropReason; 21] = [
+const OTHERS: [DropReason; 22] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -73,6 +76,7 @@ const OTHERS: [DropReason; 21] = [
     DropReason::TxRingFull,
     DropReason::SessionShare,
     DropReason::SessionTableFull,
+    DropReason::Untranslatable,
 ];
 
 impl DropReason {
@@ -120,6 +124,7 @@ impl DropReason {
             Self::TxRingFull => 18,
             Self::SessionShare => 19,
             Self::SessionTableFull => 20,
+            Self::Untranslatable => 21,
         };
         Malformed::ALL.len() + other
     }
@@ -150,6 +155,7 @@ impl DropReason {
             Self::TxRingFull => "tx-ring-full",
             Self::SessionShare => "session-share",
             Self::SessionTableFull => "session-table-full",
+            Self::Untranslatable => "untranslatable",
         }
     }
 
@@ -179,6 +185,7 @@ impl DropReason {
             Self::TxRingFull => "the destination takes less than is sent to it",
             Self::SessionShare => "more conversations by the host port than a pod may have",
             Self::SessionTableFull => "more conversations by the host port than there is room for",
+            Self::Untranslatable => "a fragment of SCTP, or a routing header, by a hostPort",
         }
     }
 }

@@ -20,6 +20,7 @@ use sluice_control::BusyPoll;
 use crate::counters::{NodeCounters, PortCounters};
 use crate::cpus::{self, CpuError};
 use crate::engine::Engine;
+use crate::mappings::Mappings;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{Port, PortId, PortSpec};
 use crate::sessions::{self, Listed};
@@ -136,6 +137,7 @@ enum Command {
     Add(Box<PortSpec>, Sender<Added>),
     Remove(PortId, Sender<Option<Box<Port>>>),
     Reclaim(Closed, Sender<u32>),
+    Map(Box<Mappings>, Sender<Mappings>),
     List(Page, Sender<Page>),
     Stop,
 }
@@ -253,6 +255,17 @@ impl WorkerHandle {
         self.send(Command::Reclaim(closed, answer))?;
         answered.recv().map_err(|_| WorkerError::Gone)?;
         Ok(())
+    }
+
+    /// Sets the mapped ports of the node.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn set_mappings(&self, mappings: Mappings) -> Result<(), WorkerError> {
+        let (answer, answered) = channel::bounded(1);
+        self.send(Command::Map(Box::new(mappings), answer))?;
+        // The former ones are freed here and not on the worker.
+        answered.recv().map_err(|_| WorkerError::Gone).map(drop)
     }
 
     /// All sessions, in no order. Those that come or go meanwhile may be in it.
@@ -423,6 +436,9 @@ impl Worker {
                 }
                 Command::Reclaim(closed, answer) => {
                     let _ = answer.send(self.engine.reclaim(closed));
+                }
+                Command::Map(mappings, answer) => {
+                    let _ = answer.send(self.engine.set_mappings(*mappings));
                 }
                 Command::List(mut page, answer) => {
                     let sessions = self.engine.sessions();

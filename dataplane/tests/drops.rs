@@ -1,12 +1,13 @@
 //! Every reason to drop is provoked, counted where it belongs, and leaks no
 //! chunk. No privileges needed.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::lab::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HOST, Lab, LabOptions};
 use sluice_dataplane::lab::{link, mac, v4, v6};
+use sluice_dataplane::mappings::{Mapping, Mappings};
 use sluice_dataplane::packet::{Ethernet, Malformed, Packet, build, checksum, parse, protocol};
-use sluice_dataplane::port::link_local;
+use sluice_dataplane::port::{PortId, link_local};
 use sluice_dataplane::verdict::DropReason;
 
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
@@ -197,6 +198,7 @@ fn every_reason_to_drop_is_provoked_and_counted_once() {
     provoked.push(overflow_a_tx_ring());
     provoked.push(take_the_host_port_away());
     provoked.extend(fill_the_session_table());
+    provoked.push(answer_in_fragments_of_sctp());
     for reason in DropReason::ALL {
         assert!(provoked.contains(&reason), "no test provokes {reason:?}");
     }
@@ -245,6 +247,34 @@ fn fill_the_session_table() -> [DropReason; 2] {
     }
     assert_eq!(talk(7, 0), [0, 2]);
     [DropReason::SessionShare, DropReason::SessionTableFull]
+}
+
+/// Through a mapped port of the node, whose conversation is translated.
+fn answer_in_fragments_of_sctp() -> DropReason {
+    let mut lab = Lab::new(LabOptions::default());
+    let (client, server) = ((v4(1), 4000), (v4(2), 80));
+    let node = Ipv4Addr::new(192, 0, 2, 1);
+    let mapping = Mapping {
+        address: node.into(),
+        host_port: 8080,
+        protocol: protocol::SCTP,
+        pod: PortId {
+            slot: 2,
+            generation: 0,
+        },
+        pod_address: v4(2).into(),
+        container_port: 80,
+    };
+    lab.engine
+        .set_mappings(Mappings::new([node.into()], [mapping]));
+    lab.send(1, &build::sctp(client, (node, 8080)).frame(link(1)));
+    lab.send(HOST, &build::sctp(client, server).frame(link(HOST)));
+    let answer = build::sctp(server, client).payload([0; 40]);
+    let fragments = answer.fragments(link(2), 24);
+    assert!(lab.send(2, &fragments[0]).is_empty());
+    assert_eq!(lab.counters(1).drops.get(DropReason::Untranslatable), 1);
+    lab.assert_no_chunk_lost();
+    DropReason::Untranslatable
 }
 
 fn overflow_a_tx_ring() -> DropReason {

@@ -25,7 +25,7 @@ pub use attachment::{Attachment, AttachmentId, InvalidAttachment, PodAddress, Po
 pub use client::{Client, ClientError};
 pub use mapping::{HostEnd, PortMapping, Protocol, Redirect, check_mappings};
 pub use names::{check_ifname, check_label, check_name, check_pod_mac};
-pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings};
+pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings, Uplink};
 pub use wire::{
     Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, PORT_MAPPINGS, PROTOCOL,
     ProtocolRange, Refusal, Request, Response,

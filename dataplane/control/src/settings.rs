@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::check_ifname;
+
 /// How the worker waits when there is no traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,6 +19,40 @@ pub enum BusyPoll {
     Hybrid,
     /// Never sleep: the worker has a core of its own.
     Always,
+}
+
+/// Which interface leads to the rest of the world. Its frames for mapped ports
+/// of the node (hostPorts) need not pass the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Uplink {
+    /// That of the default route, if it can do that.
+    #[default]
+    Auto,
+    /// All frames pass the kernel.
+    None,
+    /// The one of this name, if it can do that.
+    Interface(String),
+}
+
+impl From<String> for Uplink {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            _ => Self::Interface(text),
+        }
+    }
+}
+
+impl From<Uplink> for String {
+    fn from(uplink: Uplink) -> Self {
+        match uplink {
+            Uplink::Auto => "auto".to_owned(),
+            Uplink::None => "none".to_owned(),
+            Uplink::Interface(name) => name,
+        }
+    }
 }
 
 /// The `dataplane` object of the network configuration. Every key is optional.
@@ -31,6 +67,8 @@ pub struct DataplaneSettings {
     pub busy_poll: BusyPoll,
     /// CPUs that the worker may run on; empty means any.
     pub cpus: Vec<u16>,
+    /// The interface to the rest of the world.
+    pub uplink: Uplink,
 }
 
 impl Default for DataplaneSettings {
@@ -40,6 +78,7 @@ impl Default for DataplaneSettings {
             max_ports: 256,
             busy_poll: BusyPoll::default(),
             cpus: Vec::new(),
+            uplink: Uplink::default(),
         }
     }
 }
@@ -109,6 +148,15 @@ impl DataplaneSettings {
                 rule: "must hold CPU numbers below 1024",
             });
         }
+        if let Uplink::Interface(name) = &self.uplink
+            && check_ifname(name).is_err()
+        {
+            return Err(InvalidSettings {
+                key: "uplink",
+                value: name.clone(),
+                rule: "must be \"auto\", \"none\" or the name of an interface",
+            });
+        }
         Ok(())
     }
 }
@@ -144,9 +192,25 @@ mod tests {
             (r#"{"maxPorts": 0}"#, "maxPorts"),
             (r#"{"maxPorts": 1025}"#, "maxPorts"),
             (r#"{"cpus": [1024]}"#, "cpus"),
+            (r#"{"uplink": ""}"#, "uplink"),
+            (r#"{"uplink": "a/b"}"#, "uplink"),
+            (r#"{"uplink": "sixteen-letters-"}"#, "uplink"),
         ] {
             let settings: DataplaneSettings = serde_json::from_str(json).unwrap();
             assert_eq!(settings.validate().unwrap_err().key, key, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_uplink_is_written_as_it_was_read() {
+        for (text, uplink) in [
+            ("auto", Uplink::Auto),
+            ("none", Uplink::None),
+            ("eth0", Uplink::Interface("eth0".into())),
+        ] {
+            let json = format!("\"{text}\"");
+            assert_eq!(serde_json::from_str::<Uplink>(&json).unwrap(), uplink);
+            assert_eq!(serde_json::to_string(&uplink).unwrap(), json);
         }
     }
 }

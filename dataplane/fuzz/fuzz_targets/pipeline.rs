@@ -1,14 +1,19 @@
-//! Any bytes, as frames from a pod and from the host, through a whole engine:
+//! Any bytes, as frames from a pod, the host and the uplink, through a whole engine:
 //! nothing panics, every frame ends in one place, no chunk is lost.
 #![no_main]
 
+use std::net::Ipv4Addr;
+
 use libfuzzer_sys::fuzz_target;
-use sluice_dataplane::lab::{HOST, Lab, LabOptions, link, v4, v6};
-use sluice_dataplane::packet::{build, exercise};
+use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, link, mac, v4, v6};
+use sluice_dataplane::mappings::{Mapping, Mappings};
+use sluice_dataplane::packet::{Ethernet, build, exercise};
+use sluice_dataplane::port::PortId;
 use sluice_dataplane::xsk::{FILL_DEPTH, FramePool, Umem};
 
 const OPTIONS: LabOptions = LabOptions {
     pods: 2,
+    uplinks: 1,
     reserve: 256,
     sessions: 16,
     features: sluice_dataplane::xsk::Features {
@@ -18,10 +23,57 @@ const OPTIONS: LabOptions = LabOptions {
     },
 };
 
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
 thread_local! {
     /// One memory for all runs: a UMEM is mapped for the life of the process.
     static MEMORY: std::cell::RefCell<Option<(&'static Umem, FramePool)>> =
-        Umem::create(3 * FILL_DEPTH + OPTIONS.reserve).ok().into();
+        Umem::create(4 * FILL_DEPTH + OPTIONS.reserve).ok().into();
+}
+
+/// The uplink's slot.
+const UPLINK: u16 = 3;
+
+/// Port 8080 of the node leads to port 80 of the second pod.
+fn mappings() -> Mappings {
+    let mapping = Mapping {
+        address: NODE.into(),
+        host_port: 8080,
+        protocol: 17,
+        pod: PortId {
+            slot: 2,
+            generation: 0,
+        },
+        pod_address: v4(2).into(),
+        container_port: 80,
+    };
+    Mappings::new([NODE.into()], [mapping])
+}
+
+/// Frames of a conversation through the mapped port: by the uplink, as the host
+/// translates it, and the pod's answer.
+fn by_host_port(slot: u16) -> Vec<Vec<u8>> {
+    let (client, node, pod) = ((CLIENT, 4000), (NODE, 8080), (v4(2), 80));
+    let link = Ethernet {
+        src: mac(slot),
+        dst: if slot == UPLINK {
+            mac(slot)
+        } else {
+            GATEWAY_MAC
+        },
+    };
+    let datagram = match slot {
+        HOST => build::udp(client, pod),
+        2 => build::udp(pod, client),
+        _ => build::udp(client, node),
+    };
+    let error = build::icmp(CLIENT, NODE, (3, 4), 0).payload(build::udp(node, client).packet());
+    vec![
+        datagram.clone().frame(link),
+        datagram.partial().frame(link),
+        error.frame(link),
+    ]
 }
 
 /// Frames between the pods, as the pod in `slot` sends them, or the host after
@@ -48,15 +100,17 @@ fuzz_target!(|input: &[u8]| {
         panic!("no memory for the UMEM");
     };
     let mut lab = Lab::over(umem, pool, OPTIONS);
+    lab.engine.set_mappings(mappings());
     let mut rest = input;
     let mut arrived = 0;
     // Each frame is led by its source and its length.
     while let [source, len, bytes @ ..] = rest {
         let (bytes, more) = bytes.split_at(usize::from(*len).min(bytes.len()));
         rest = more;
-        let slot = u16::from(source % 3);
-        let frame = match source / 3 % 2 {
+        let slot = u16::from(source % 4);
+        let frame = match source / 4 % 3 {
             0 => exercise::frame_of(bytes),
+            1 => exercise::mutated(&by_host_port(slot), bytes),
             _ => exercise::mutated(&conversation(slot), bytes),
         };
         lab.inject(slot, &frame);
@@ -69,7 +123,7 @@ fuzz_target!(|input: &[u8]| {
     let mut received = 0;
     let mut dropped = 0;
     let mut errors = 0;
-    for slot in HOST..=OPTIONS.pods {
+    for slot in HOST..=UPLINK {
         let counters = lab.counters(slot);
         received += counters.rx_frames.get();
         errors += counters.icmp_errors.get();

@@ -1,4 +1,4 @@
-//! Offloads of an interface, by the ethtool ioctl.
+//! Offloads and queues of an interface, by the ethtool ioctl.
 //!
 //! The only unsafe code of this crate. `SIOCETHTOOL` takes a pointer inside a
 //! C union, and what the kernel reads and writes behind it depends on the
@@ -44,6 +44,7 @@ impl Feature {
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_SS_FEATURES: u32 = 4;
 const ETH_GSTRING_LEN: usize = 32;
 
@@ -71,6 +72,21 @@ pub fn disable(ifname: &str, feature: Feature) -> Result<(), LinkError> {
             feature: names[*bit].clone(),
             interface: ifname.to_owned(),
         }),
+    }
+}
+
+/// How many queues the interface `ifname` of the calling thread's namespace
+/// receives by. A driver that does not tell is taken to have one.
+///
+/// # Errors
+/// There is no such interface.
+pub fn rx_queues(ifname: &str) -> Result<u32, LinkError> {
+    let refused = |cause| LinkError::refused("count the receive queues of", ifname, cause);
+    let device = Device::open(ifname).map_err(refused)?;
+    match device.rx_channels() {
+        Ok(channels) => Ok(channels.max(1)),
+        Err(cause) if cause.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
+        Err(cause) => Err(refused(cause)),
     }
 }
 
@@ -154,6 +170,17 @@ impl Device {
         unsafe { self.ethtool(&mut request) }
     }
 
+    /// Queues that only receive, and those that do both.
+    fn rx_channels(&self) -> io::Result<u32> {
+        // Command, four limits, then what there is: RX, TX, other, combined.
+        let mut request = [0; 9];
+        request[0] = ETHTOOL_GCHANNELS;
+        // SAFETY: struct ethtool_channels, nine words.
+        unsafe { self.ethtool(&mut request) }?;
+        let [.., rx, _tx, _other, combined] = request;
+        Ok(rx + combined)
+    }
+
     /// # Safety
     /// `request` must start with a command and have room for all that the
     /// kernel reads and writes for it.
@@ -195,6 +222,12 @@ mod tests {
             }
         }
         assert_eq!(device.active_features(words).unwrap().len(), words);
+    }
+
+    #[test]
+    fn an_interface_receives_by_a_queue_at_least() {
+        assert_eq!(rx_queues("lo").unwrap(), 1);
+        assert!(rx_queues("nosuchif0").is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(super) fn check(
     let device = Device {
         name: &link.name,
         index: link.index,
+        queue: 0,
     };
     match Xsk::open(umem, &device, features, None) {
         Ok(socket) => {

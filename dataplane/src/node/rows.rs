@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::NodeError;
 use super::book::{Book, Entry};
+use super::uplink;
 use super::wiring::{Wired, Wiring};
 use crate::counters::PortCounters;
 use crate::host_port::DATAPLANE_INTERFACE;
 use crate::packet::{Flow, protocol};
 use crate::port::PortId;
+use crate::probe::Report;
 use crate::sessions::{Listed, Session};
 use crate::verdict::DropReason;
 use crate::xsk::Statistics;
@@ -19,8 +21,8 @@ use crate::xsk::Statistics;
 /// Of so many an answer has room (`MAX_MESSAGE_BYTES`).
 const MOST_SESSIONS: usize = 8192;
 
-/// A row for the host port and for each pod port, by slot.
-pub(super) fn ports(wiring: &Wiring, book: &Book) -> Value {
+/// A row for the host port, each pod port and each queue of the uplink, by slot.
+pub(super) fn ports(wiring: &Wiring, book: &Book, uplink: &str) -> Value {
     let host = wiring.host().into_iter().map(|host| {
         let mut row = counters(host);
         row["kind"] = json!("host");
@@ -28,7 +30,20 @@ pub(super) fn ports(wiring: &Wiring, book: &Book) -> Value {
         row
     });
     let pods = book.sorted().into_iter().map(pod);
-    host.chain(pods).collect()
+    let uplink = wiring.uplink().iter().map(move |queue| {
+        let mut row = counters(queue);
+        row["kind"] = json!("uplink");
+        row["interface"] = json!(uplink);
+        row
+    });
+    host.chain(pods).chain(uplink).collect()
+}
+
+/// What the kernel offers, and how hostPorts are served from outside.
+pub(super) fn kernel(report: &Report, uplink: &uplink::State) -> Value {
+    let mut answer = json!(report);
+    answer["uplink"] = json!(uplink);
+    answer
 }
 
 fn pod(entry: &Entry) -> Value {
@@ -110,7 +125,12 @@ impl PastDrops {
 /// and where the UMEM's chunks are.
 pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let pods = book.sorted().into_iter().map(|entry| &entry.wired);
-    let ports: Vec<&Wired> = wiring.host().into_iter().chain(pods).collect();
+    let ports: Vec<&Wired> = wiring
+        .host()
+        .into_iter()
+        .chain(pods)
+        .chain(wiring.uplink())
+        .collect();
     let sum = |count: &dyn Fn(&PortCounters) -> u64| -> u64 {
         ports.iter().map(|port| count(&port.counters)).sum()
     };
@@ -146,7 +166,12 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
 }
 
 /// The sessions by pod and client, at most so many, and how many there are.
-pub(super) fn sessions(wiring: &Wiring, book: &Book, limit: usize) -> Result<Value, NodeError> {
+pub(super) fn sessions(
+    wiring: &Wiring,
+    book: &Book,
+    uplink: &str,
+    limit: usize,
+) -> Result<Value, NodeError> {
     let mut sessions = wiring.sessions()?;
     sessions.sort_unstable_by_key(|listed| {
         let Flow {
@@ -164,6 +189,9 @@ pub(super) fn sessions(wiring: &Wiring, book: &Book, limit: usize) -> Result<Val
     if let Some(host) = wiring.host() {
         interfaces.insert(host.id, DATAPLANE_INTERFACE.to_owned());
     }
+    for queue in wiring.uplink() {
+        interfaces.insert(queue.id, uplink.to_owned());
+    }
     let shown = sessions.iter().take(limit.min(MOST_SESSIONS));
     let rows = shown.map(|listed| session(listed, &interfaces));
     Ok(json!({ "total": sessions.len(), "sessions": rows.collect::<Value>() }))
@@ -175,6 +203,7 @@ fn session(listed: &Listed, interfaces: &HashMap<PortId, String>) -> Value {
         translated,
         pod,
         client,
+        next_hop: _,
     } = listed.session;
     let flow = |flow: Flow| {
         json!({

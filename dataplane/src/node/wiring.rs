@@ -13,13 +13,14 @@ use sluice_link::{Link, Netlink, Route};
 
 use super::book::HOST_SLOT;
 use super::host_processes::HostProcesses;
-use super::{NodeError, alone, gateways};
+use super::{NodeError, alone, gateways, uplink};
 use crate::counters::{NodeCounters, PortCounters};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
+use crate::mappings::Mappings;
 use crate::netfilter::{self, Netfilter, PodRules, Stale};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
-use crate::program::{PortProgram, ProgramOptions};
+use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
 use crate::sessions::Listed;
 use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
@@ -67,6 +68,10 @@ pub(super) struct Wired {
 pub(super) struct Wiring {
     worker: WorkerHandle,
     host: Option<Wired>,
+    /// Its queues, by number.
+    uplink: Vec<Wired>,
+    /// The slot of its first queue.
+    uplink_slot: u16,
     host_port: HostPort,
     netfilter: Netfilter,
     /// `None` where the kernel does not have it.
@@ -83,14 +88,16 @@ impl Wiring {
         settings: &DataplaneSettings,
         features: Features,
         netlink: &Rc<Netlink>,
+        uplink_queues: u16,
     ) -> Result<Self, NodeError> {
-        let slots = settings.max_ports + 1;
+        let uplink_slot = settings.max_ports + 1;
+        let slots = uplink_slot + uplink_queues;
         let program = PortProgram::load(&ProgramOptions {
             multi_buffer: features.multi_buffer,
             slots,
             bpffs: settings.bpffs(),
         })?;
-        let chunks = chunks(settings.max_ports);
+        let chunks = chunks(settings.max_ports + uplink_queues);
         let (umem, mut pool) =
             Umem::create(chunks).map_err(|cause| NodeError::Memory { chunks, cause })?;
         alone::check(netlink, features, umem, &mut pool)?;
@@ -107,6 +114,8 @@ impl Wiring {
         let mut wiring = Self {
             worker,
             host: None,
+            uplink: Vec::new(),
+            uplink_slot,
             host_port,
             netfilter: Netfilter::new()?,
             host_processes: host_processes(&settings.bpffs(), netlink),
@@ -143,9 +152,22 @@ impl Wiring {
         self.worker.counters()
     }
 
+    /// Sets the mapped ports of the node.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub(super) fn set_mappings(&self, mappings: Mappings) -> Result<(), NodeError> {
+        Ok(self.worker.set_mappings(mappings)?)
+    }
+
     /// The wired host port.
     pub(super) fn host(&self) -> Option<&Wired> {
         self.host.as_ref()
+    }
+
+    /// The wired queues of the uplink.
+    pub(super) fn uplink(&self) -> &[Wired] {
+        &self.uplink
     }
 
     pub(super) fn is_gateway(&self, address: IpAddr) -> bool {
@@ -194,6 +216,7 @@ impl Wiring {
             id,
             kind: PortKind::Pod,
             link,
+            queue: 0,
             mac: attachment.pod_mac,
             mtu: attachment.mtu,
             addresses: attachment
@@ -319,6 +342,7 @@ impl Wiring {
             },
             kind: PortKind::Host,
             link: &link,
+            queue: 0,
             mac: HOST_MAC,
             mtu: link.mtu,
             addresses: Vec::new(),
@@ -346,12 +370,67 @@ impl Wiring {
         Ok(())
     }
 
+    /// Lets the uplink's frames for mapped ports come, and takes an earlier
+    /// daemon's program off all other interfaces.
+    ///
+    /// # Errors
+    /// The step that failed; those before it are undone.
+    pub(super) fn start_uplink(&mut self, device: &uplink::Device) -> Result<(), NodeError> {
+        if let Err(error) = self.open_uplink(device) {
+            for wired in std::mem::take(&mut self.uplink) {
+                self.undo(wired.steps);
+            }
+            return Err(error);
+        }
+        self.leave_uplinks_but(Some(&device.link.name))
+    }
+
+    /// Takes an earlier daemon's program off uplinks other than this.
+    ///
+    /// # Errors
+    /// It stays attached, and without sockets: it passes everything.
+    pub(super) fn leave_uplinks_but(&self, interface: Option<&str>) -> Result<(), NodeError> {
+        Ok(self.program.detach_uplinks_but(interface)?)
+    }
+
+    fn open_uplink(&mut self, device: &uplink::Device) -> Result<(), NodeError> {
+        let link = &device.link;
+        let options = UplinkOptions {
+            multi_buffer: self.features.multi_buffer,
+            queues: device.queues,
+        };
+        let mut program = UplinkProgram::load(&self.program, options)?;
+        for queue in 0..device.queues {
+            let wired = self.open(NewPort {
+                id: PortId {
+                    slot: self.uplink_slot + queue,
+                    generation: 0,
+                },
+                kind: PortKind::Uplink,
+                link,
+                queue,
+                mac: link.mac.unwrap_or_default(),
+                mtu: link.mtu,
+                addresses: Vec::new(),
+                gateways: Vec::new(),
+            })?;
+            let socket = wired.socket.clone();
+            self.uplink.push(wired);
+            socket
+                .with_fd(|fd| program.set_socket(queue, fd))
+                .ok_or_else(|| NodeError::SocketGone(link.name.clone()))??;
+        }
+        // Last: what an earlier daemon's program passes until then, ours takes.
+        Ok(program.attach(link)?)
+    }
+
     /// Socket and worker, before [`Wiring::redirect`]: the socket's FILL ring
     /// is full before the first frame comes.
     fn open(&mut self, port: NewPort<'_>) -> Result<Wired, NodeError> {
         let device = Device {
             name: &port.link.name,
             index: port.link.index,
+            queue: port.queue,
         };
         let share = self.host.as_ref().map(|host| &host.socket);
         let xsk = Xsk::open(self.umem, &device, self.features, share)?;
@@ -546,6 +625,7 @@ struct NewPort<'a> {
     id: PortId,
     kind: PortKind,
     link: &'a Link,
+    queue: u16,
     mac: [u8; 6],
     mtu: u32,
     addresses: Vec<IpAddr>,

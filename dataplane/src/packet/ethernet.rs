@@ -24,6 +24,13 @@ pub struct Ethernet {
 }
 
 impl Ethernet {
+    /// Those of a frame; `None` if it has no header.
+    #[must_use]
+    pub fn of(head: &[u8]) -> Option<Self> {
+        let (header, _) = Header::ref_from_prefix(head).ok()?;
+        Some(header.addresses())
+    }
+
     /// Whether the frame is for a group of stations, all of them included.
     #[must_use]
     pub const fn is_multicast(&self) -> bool {

@@ -38,7 +38,7 @@ use zerocopy::FromBytes;
 pub use arp::Arp;
 pub use datagram::DatagramId;
 pub use ethernet::Ethernet;
-pub use flow::{Flow, Signal};
+pub use flow::{Flow, Signal, mapped};
 pub use ip::{Fragment, Ip, protocol};
 pub use malformed::Malformed;
 

@@ -20,6 +20,27 @@ use super::{Flow, Fragment, Ip, crc32c, ipv4, ipv6, offload, protocol, quote};
 /// As much of a quoted transport header can change: up to TCP's checksum.
 const TRANSPORT_LEN: usize = size_of::<Tcp>();
 
+/// What becomes of a packet on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Translation {
+    /// It becomes one of this flow: [`packet`].
+    Packet(Flow),
+    /// It is an ICMP error, and becomes one about a packet of this flow:
+    /// [`error`].
+    Error(Flow),
+}
+
+impl Translation {
+    /// Does it, and returns the packet's headers as they are then; `None`, and
+    /// nothing has changed, where it cannot be done.
+    pub fn apply(&self, head: &mut [u8], ip: &Ip) -> Option<Ip> {
+        match self {
+            Self::Packet(to) => packet(head, ip, to),
+            Self::Error(to) => error(head, ip, to),
+        }
+    }
+}
+
 /// The new source and destination.
 #[derive(Debug, Clone, Copy)]
 struct Addresses {

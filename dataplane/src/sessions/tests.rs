@@ -33,6 +33,7 @@ fn session(protocol: u8, client: u32, slot: u16) -> Session {
         translated: flow,
         pod: port(slot),
         client: HOST,
+        next_hop: None,
     }
 }
 
@@ -74,6 +75,7 @@ fn a_session_is_found_by_both_flows_until_its_time_is_over() {
         translated,
         pod: port(1),
         client: HOST,
+        next_hop: None,
     };
     let opened = sessions.open(session, Nanos(0)).unwrap();
     assert_eq!(sessions.find(&flow, Nanos(0)), Some(opened));
@@ -480,6 +482,7 @@ fn steps() -> impl Strategy<Value = Step> {
             },
             pod: port(slot),
             client: HOST,
+            next_hop: None,
         },
     );
     prop_oneof![

@@ -6,9 +6,10 @@ use super::socket::Device;
 
 /// Why a socket could not be opened: the call, its object, the cause.
 #[derive(Debug, thiserror::Error)]
-#[error("AF_XDP socket on {device}: {operation}: {cause}{advice}")]
+#[error("AF_XDP socket on queue {queue} of {device}: {operation}: {cause}{advice}")]
 pub struct XskError {
     device: String,
+    queue: u16,
     operation: &'static str,
     /// What the kernel said.
     #[source]
@@ -32,6 +33,7 @@ impl XskError {
         };
         Self {
             device: device.name.to_owned(),
+            queue: device.queue,
             operation,
             cause,
             advice,

@@ -53,13 +53,15 @@ pub struct Features {
     pub tx_budget: bool,
 }
 
-/// Queue 0 of a network device; a veth's end has no other.
+/// A queue of a network device.
 #[derive(Debug, Clone, Copy)]
 pub struct Device<'a> {
-    /// Its name, for messages.
+    /// The device's name, for messages.
     pub name: &'a str,
     /// Its interface index.
     pub index: u32,
+    /// The number of the queue. A veth's end that we made has 0 only.
+    pub queue: u16,
 }
 
 /// Who has the other ends of the rings.
@@ -103,7 +105,7 @@ pub struct Xsk {
 }
 
 impl Xsk {
-    /// Opens and binds a socket on queue 0 of `device` in copy mode. `share` is
+    /// Opens and binds a socket on `device` in copy mode. `share` is
     /// any bound socket of the same UMEM; the first socket, without it,
     /// registers the UMEM and decides for all that follow which features are
     /// used.
@@ -387,7 +389,7 @@ fn bind(
         sxdp_family: u16::try_from(libc::AF_XDP).map_err(io::Error::other)?,
         sxdp_flags: flags,
         sxdp_ifindex: device.index,
-        sxdp_queue_id: 0,
+        sxdp_queue_id: device.queue.into(),
         sxdp_shared_umem_fd: u32::try_from(shared_fd).map_err(io::Error::other)?,
     };
     let started = Instant::now();

@@ -20,5 +20,6 @@ mod restart;
 mod services;
 mod settings;
 mod spoofing;
+mod uplink;
 mod userspace;
 mod verbs;

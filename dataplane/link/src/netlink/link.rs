@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::Stream;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, LinkXdp,
+    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
 use rtnetlink::{Error, LinkDelRequest, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
@@ -53,6 +53,11 @@ pub struct Link {
     pub up: bool,
     /// Id of the XDP program on it; `None` also if there are several.
     pub xdp_program: Option<u32>,
+    /// What it is, as `ip -details link` says: `veth`, `bond`. A NIC has none.
+    pub kind: Option<String>,
+    /// Index of the interface that it is over, as a VLAN's is; of a veth's
+    /// other end.
+    pub over: Option<u32>,
 }
 
 impl Netlink {
@@ -185,17 +190,28 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             xdp_program: None,
+            kind: None,
+            over: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Link(over) => link.over = Some(over),
+                LinkAttribute::LinkInfo(info) => link.kind = info.iter().find_map(kind),
                 LinkAttribute::Xdp(xdp) => link.xdp_program = xdp.iter().find_map(program_id),
                 _ => {}
             }
         }
         link
+    }
+}
+
+fn kind(attribute: &LinkInfo) -> Option<String> {
+    match attribute {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
     }
 }
 

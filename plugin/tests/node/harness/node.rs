@@ -35,6 +35,7 @@ impl Default for Options {
 /// A row of `sluiced show ports --json`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Row {
+    pub(crate) kind: String,
     pub(crate) slot: u16,
     pub(crate) generation: u16,
     pub(crate) interface: String,
@@ -234,10 +235,12 @@ impl Node {
         output.stdout
     }
 
-    /// `sluiced show ports --json`
+    /// `sluiced show ports --json`, without the uplink's queues.
     #[track_caller]
     pub(crate) fn ports(&self) -> Vec<Row> {
-        serde_json::from_slice(&self.show("ports")).unwrap()
+        let mut rows: Vec<Row> = serde_json::from_slice(&self.show("ports")).unwrap();
+        rows.retain(|row| row.kind != "uplink");
+        rows
     }
 
     /// The same by the control socket: quick enough for tight loops.

@@ -1,0 +1,286 @@
+//! The kernel decides where a new conversation with a port of the node goes;
+//! from then on a session carries it past the kernel.
+//!
+//! A client's first packet goes to the host port as it is. Whether it answers a
+//! connection of the host's own, connection tracking knows; else the kernel's
+//! rules send it to the pod, and it comes back by the host port with another
+//! destination. Here is remembered who asked for what, so that the two can be
+//! told to be one. What the kernel translated otherwise (the source, too) is
+//! not recognised and stays with it.
+//!
+//! How a TCP connection begins and ends the kernel sees in both directions:
+//! connection tracking knows it as established, should the kernel have to carry
+//! it when this daemon is gone, and does not keep it for days after its end.
+
+use std::hash::BuildHasher;
+use std::net::Ipv6Addr;
+
+use foldhash::fast::RandomState;
+
+use crate::mappings::Mappings;
+use crate::packet::translate::Translation;
+use crate::packet::{Flow, Fragment, Signal, quote};
+use crate::port::PortId;
+use crate::return_path::{Parcel, Way};
+use crate::sessions::{Direction, Found, Refused, Session, Sessions};
+use crate::time::Nanos;
+
+/// Questions that are remembered; a new one takes the place of an older.
+const REMEMBERED: usize = 1024;
+
+/// The kernel takes microseconds; a busy one milliseconds.
+const LIFETIME: Nanos = Nanos::from_millis(1000);
+
+/// A client's packet that went to the host port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Question {
+    /// As the client sent it.
+    flow: Flow,
+    /// By which port it came.
+    client: PortId,
+    /// From which MAC address, if there may be several behind that port.
+    next_hop: Option<[u8; 6]>,
+}
+
+/// Questions that the kernel has not brought back yet.
+#[derive(Debug)]
+struct Pending {
+    places: Box<[Option<(Question, Nanos)>]>,
+    seed: RandomState,
+}
+
+impl Pending {
+    fn new() -> Self {
+        Self {
+            places: vec![None; REMEMBERED].into_boxed_slice(),
+            seed: RandomState::default(),
+        }
+    }
+
+    fn note(&mut self, question: Question, now: Nanos) {
+        let place = self.place(&question.flow);
+        self.places[place] = Some((question, now));
+    }
+
+    /// What the sender of `flow` has just asked, whatever its destination was.
+    fn take(&mut self, flow: &Flow, now: Nanos) -> Option<Question> {
+        let place = self.place(flow);
+        let (question, since) = self.places[place]?;
+        if asker(&question.flow) != asker(flow) {
+            return None;
+        }
+        self.places[place] = None;
+        (now - since < LIFETIME).then_some(question)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "any bits will do")]
+    fn place(&self, flow: &Flow) -> usize {
+        self.seed.hash_one(asker(flow)) as usize % REMEMBERED
+    }
+}
+
+/// What the kernel's rules leave as it is.
+fn asker(flow: &Flow) -> (Ipv6Addr, u16, u8) {
+    (flow.src, flow.src_port, flow.protocol)
+}
+
+/// The node's mapped ports, and who is asking for them.
+#[derive(Debug)]
+pub(crate) struct Promotion {
+    mappings: Mappings,
+    pending: Pending,
+}
+
+impl Promotion {
+    pub(crate) fn new() -> Self {
+        Self {
+            mappings: Mappings::default(),
+            pending: Pending::new(),
+        }
+    }
+
+    /// Puts other mappings in place of these, which are returned.
+    pub(crate) fn set_mappings(&mut self, mappings: Mappings) -> Mappings {
+        std::mem::replace(&mut self.mappings, mappings)
+    }
+
+    /// How a client's packet gets to the pod, past the host port, if a session
+    /// carries its conversation. Else, if it is for a mapped port, remembers it.
+    #[inline]
+    pub(crate) fn ask(
+        &mut self,
+        sessions: &mut Sessions,
+        parcel: &Parcel,
+        next_hop: Option<[u8; 6]>,
+    ) -> Option<Way> {
+        let Parcel {
+            head,
+            ip,
+            port: client,
+            now,
+        } = *parcel;
+        // The kernel puts fragments together, and means the same.
+        if ip.fragment != Fragment::Whole {
+            return None;
+        }
+        let Some(flow) = Flow::of(ip) else {
+            let answer = quote::flow(head, ip)?;
+            let found = asked_by(sessions, &answer.reversed(), client, next_hop, now)?;
+            let session = sessions.get(found);
+            return Some(Way {
+                port: session.pod,
+                translation: Some(Translation::Error(session.answer())),
+                next_hop: None,
+            });
+        };
+        self.mappings.find(&flow)?;
+        let signal = Signal::of(head, ip);
+        let Some(found) = asked_by(sessions, &flow, client, next_hop, now) else {
+            let question = Question {
+                flow,
+                client,
+                next_hop,
+            };
+            self.pending.note(question, now);
+            return None;
+        };
+        match signal {
+            Signal::Data => {}
+            // Its answer, too, is the kernel's.
+            Signal::Open => {
+                sessions.remove(found);
+                return None;
+            }
+            Signal::Finish | Signal::Reset => {
+                sessions.follow(found, signal, now);
+                return None;
+            }
+        }
+        sessions.follow(found, signal, now);
+        sessions.set_next_hop(found, next_hop);
+        let session = sessions.get(found);
+        Some(Way {
+            port: session.pod,
+            translation: Some(Translation::Packet(session.translated)),
+            next_hop: None,
+        })
+    }
+
+    /// Opens a session for what the kernel has brought back by the host port,
+    /// if that was asked here, and was not translated but by a mapping.
+    pub(crate) fn promote(&mut self, sessions: &mut Sessions, parcel: &Parcel) -> bool {
+        let Parcel {
+            head,
+            ip,
+            port: pod,
+            now,
+        } = *parcel;
+        let Some(flow) = Flow::of(ip) else {
+            return false;
+        };
+        if ip.fragment != Fragment::Whole || Signal::of(head, ip) != Signal::Data {
+            return false;
+        }
+        let Some(question) = self.pending.take(&flow, now) else {
+            return false;
+        };
+        let leads_here = self.mappings.find(&question.flow).is_some_and(|target| {
+            (target.pod, target.address, target.port) == (pod, flow.dst, flow.dst_port)
+        });
+        if !leads_here {
+            return false;
+        }
+        let session = Session {
+            original: question.flow,
+            translated: flow,
+            pod,
+            client: question.client,
+            next_hop: question.next_hop,
+        };
+        loop {
+            match sessions.open(session, now) {
+                Ok(_) => return true,
+                // What the kernel says now is true.
+                Err(Refused::Taken(other)) => sessions.remove(other),
+                // Then it goes on by way of the kernel.
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// The session in which `client` sends `flow`. What comes from outside may come
+/// by any queue.
+fn asked_by(
+    sessions: &Sessions,
+    flow: &Flow,
+    client: PortId,
+    next_hop: Option<[u8; 6]>,
+    now: Nanos,
+) -> Option<Found> {
+    let found = sessions.find(flow, now)?;
+    let session = sessions.get(found);
+    let is_from_outside = next_hop.is_some() && session.next_hop.is_some();
+    let is_asked = found.direction == Direction::Request
+        && session.is_translated()
+        && (session.client == client || is_from_outside);
+    is_asked.then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(src_port: u16) -> Question {
+        Question {
+            flow: Flow {
+                src: "2001:db8::9".parse().unwrap(),
+                dst: "2001:db8::1".parse().unwrap(),
+                src_port,
+                dst_port: 8080,
+                protocol: 6,
+            },
+            client: PortId {
+                slot: 3,
+                generation: 0,
+            },
+            next_hop: None,
+        }
+    }
+
+    /// What the kernel makes of a question.
+    fn translated(question: &Question) -> Flow {
+        Flow {
+            dst: "fd00:77::10".parse().unwrap(),
+            dst_port: 80,
+            ..question.flow
+        }
+    }
+
+    #[test]
+    fn a_question_is_known_once_and_for_a_moment() {
+        let mut pending = Pending::new();
+        let asked = question(4000);
+        pending.note(asked, Nanos(0));
+        assert_eq!(pending.take(&translated(&question(4001)), Nanos(0)), None);
+        assert_eq!(pending.take(&translated(&asked), Nanos(0)), Some(asked));
+        assert_eq!(pending.take(&translated(&asked), Nanos(0)), None);
+        pending.note(asked, Nanos(0));
+        assert_eq!(pending.take(&translated(&asked), LIFETIME), None);
+    }
+
+    #[test]
+    fn others_questions_push_out_but_are_not_mistaken() {
+        let mut pending = Pending::new();
+        let all: Vec<Question> = (0..10_000).map(question).collect();
+        for asked in &all {
+            pending.note(*asked, Nanos(0));
+        }
+        let known = all.iter().filter(|asked| {
+            let found = pending.take(&translated(asked), Nanos(0));
+            assert!(found.is_none() || found == Some(**asked));
+            found.is_some()
+        });
+        assert!(known.count() <= REMEMBERED);
+    }
+}
