@@ -96,7 +96,7 @@ fn a_pod_is_attached_and_detached() {
 fn what_cannot_be_served_is_refused_and_leaves_nothing() {
     with_node(|netns, node| {
         let good = pod(11);
-        refused(node, &good, ErrorCode::Failed, "no interface slv11");
+        refused(node, &good, ErrorCode::Busy, "no interface slv11");
 
         netns.ip("link add slv11 type veth peer name other");
         refused(node, &good, ErrorCode::Invalid, "not the host's end");
@@ -156,7 +156,7 @@ fn tricks_with_names_are_refused_and_leave_nothing() {
                 let code = if bad.validate().is_err() {
                     ErrorCode::Invalid
                 } else {
-                    ErrorCode::Failed
+                    ErrorCode::Busy
                 };
                 assert_eq!(refusal.code, code, "{name:?}: {refusal}");
                 assert!(!refusal.message.contains(char::is_control), "{refusal:?}");
