@@ -1,5 +1,6 @@
 //! The node: what the daemon holds, and what the control socket asks of it.
 
+mod admission;
 mod alone;
 mod book;
 mod cut_off;
@@ -17,15 +18,14 @@ use std::rc::Rc;
 use serde::Serialize;
 use serde_json::Value;
 use sluice_control::{
-    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, PodAddress,
-    Redirect, Refusal, Request, Response,
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, Refusal,
+    Request, Response,
 };
-use sluice_link::{Link, LinkError, Netlink, Route};
+use sluice_link::{LinkError, Netlink};
 
 use crate::forwarding::{self, ForwardingError};
 use crate::host_port::{GATEWAY_MAC, HostPortError};
 use crate::journal::{Journal, JournalError};
-use crate::listeners;
 use crate::netfilter::NetfilterError;
 use crate::port::PortId;
 use crate::probe::{self, Feature, ProbeError, Report};
@@ -277,7 +277,8 @@ impl Node {
             .map_err(|error| error.to_string())
             .and_then(|routes| self.check_rivals(&attachment, &routes))
             .map_err(|message| about(ErrorCode::Conflict, &message))?;
-        check_host_ports_are_free(&attachment).map_err(|(code, message)| about(code, &message))?;
+        admission::check_host_ports_are_free(&attachment)
+            .map_err(|(code, message)| about(code, &message))?;
         if !self
             .wiring
             .has_host_port()
@@ -331,18 +332,6 @@ impl Node {
         )
     }
 
-    fn check_mtu(&self, attachment: &Attachment) -> Result<(), String> {
-        let max_mtu = probe::max_mtu(self.report.features());
-        if attachment.mtu > max_mtu {
-            return Err(format!(
-                "the MTU {} is above {max_mtu}, the most that this node can carry; \
-                 lower localMtu and mtu (`sluiced show kernel` says what limits it)",
-                attachment.mtu
-            ));
-        }
-        Ok(())
-    }
-
     /// A pod whose interface vanished without DEL holds nothing any more: its
     /// container may come back, and IPAM may have given its address away.
     fn forget_the_gone(&mut self, wanted: &Attachment) -> Result<(), LinkError> {
@@ -382,91 +371,6 @@ impl Node {
             }
         }
         Ok(None)
-    }
-
-    /// An address or interface has one holder, and a gateway is no pod. `routes`
-    /// are the host's.
-    fn check_rivals(&self, wanted: &Attachment, routes: &[Route]) -> Result<(), String> {
-        if let Some((holder, claim)) = self.book.rival(wanted) {
-            return Err(format!("the {claim} belongs to {}", holder.attachment));
-        }
-        if let Some((holder, claim)) = self
-            .cut_off
-            .iter()
-            .find_map(|pod| Some((pod, pod.claim(wanted)?)))
-        {
-            return Err(format!(
-                "the {claim} belongs to the pod of the interface {}, which an earlier daemon \
-                 served and this one does not; delete that pod first",
-                holder.interface
-            ));
-        }
-        for pod in &wanted.addresses {
-            let address = pod.address.addr();
-            if self.wiring.is_gateway(address) {
-                return Err(format!(
-                    "the address {address} is a gateway of this node's pods"
-                ));
-            }
-            self.check_is_no_ones_on_the_host(pod, routes)?;
-            if let Some(holder) = self.book.owner(pod.gateway) {
-                return Err(format!(
-                    "the gateway {} is the address of {}",
-                    pod.gateway, holder.attachment
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// The node itself must not lose an address or its router to a pod.
-    fn check_is_no_ones_on_the_host(
-        &self,
-        pod: &PodAddress,
-        routes: &[Route],
-    ) -> Result<(), String> {
-        let (address, gateway) = (pod.address.addr(), pod.gateway);
-        let is_own = self.netlink.delivers(address);
-        if is_own.map_err(|error| error.to_string())? {
-            return Err(format!(
-                "the address {address} is this node's own; take it out of the IPAM range"
-            ));
-        }
-        let mut routers = routes
-            .iter()
-            .filter(|r| !self.wiring.is_host_port(r.interface));
-        let hit = routers.find_map(|r| r.gateway.filter(|g| [address, gateway].contains(g)));
-        match hit {
-            Some(router) => Err(format!(
-                "the address {router} is a router of this node: pods need a subnet of their own"
-            )),
-            None => Ok(()),
-        }
-    }
-
-    /// The host's end of the pod's veth. Name and MAC address show that the plugin
-    /// made it: the program must not go onto the node's own interfaces.
-    fn host_end(&self, attachment: &Attachment) -> Result<Link, (ErrorCode, String)> {
-        let name = &attachment.host_ifname;
-        let link = self
-            .netlink
-            .link(name)
-            .map_err(|error| (ErrorCode::Failed, error.to_string()))?;
-        match link {
-            // A start amid an ADD removes what no journal file names.
-            None => Err((
-                ErrorCode::Busy,
-                format!(
-                    "there is no interface {name} in the daemon's network namespace: if sluiced \
-                     was started meanwhile, it removed it; try again"
-                ),
-            )),
-            Some(link) if !is_pods(&link) => Err((
-                ErrorCode::Invalid,
-                format!("the interface {name} is not the host's end of a pod's veth"),
-            )),
-            Some(link) => Ok(link),
-        }
     }
 
     /// Whether the kernel still has what an attachment's mappings need.
@@ -578,24 +482,6 @@ pub fn memory_bytes(max_ports: u16) -> u64 {
 #[must_use]
 pub fn kernel_bytes_a_port(max_ports: u16) -> u64 {
     u64::from(wiring::chunks(max_ports)) * 128
-}
-
-/// Connections to a process of the host must not go to a pod instead.
-fn check_host_ports_are_free(attachment: &Attachment) -> Result<(), (ErrorCode, String)> {
-    for Redirect { from, .. } in attachment.redirects() {
-        match listeners::find(&from) {
-            Ok(None) => {}
-            Ok(Some(listener)) => {
-                let message = format!("the hostPort, {from}, is taken: {listener}");
-                return Err((ErrorCode::Conflict, message));
-            }
-            Err(error) => {
-                let message = format!("look who listens on {from}: {error}");
-                return Err((ErrorCode::Failed, message));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Which kind of failure the client sees.
