@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use ipnet::IpNet;
-use sluice_control::{Attachment, AttachmentId, Client, ClientError, PortMapping, Request};
+use sluice_control::{
+    Attachment, AttachmentId, Client, ClientError, ErrorCode, PortMapping, Request,
+};
 use sluice_link::{Link, Netlink, Netns, Route};
 
 use crate::args::Args;
@@ -187,7 +189,10 @@ impl Check {
         }
         let id = self.id.clone();
         match client.ask(Request::Check { id }) {
-            Err(ClientError::Refused(refusal)) => Err(Error::differs(refusal.message)),
+            // Others say nothing about the pod: an older daemon, say.
+            Err(ClientError::Refused(refusal)) if refusal.code == ErrorCode::Failed => {
+                Err(Error::differs(refusal.message))
+            }
             other => Ok(other.map(drop)?),
         }
     }
