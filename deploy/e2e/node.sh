@@ -209,14 +209,24 @@ reach() {
     "$root/deploy/e2e/reach" "$@" >&2
 }
 
-# ID NAME ADDRESS...: from the container's network namespace; libcni keeps the
-# plugin's result, which names it. Not by exec in the container: where the runtime
-# runs in a chroot, that finds the files of the machine.
+# ID NAME ADDRESS...: from the container's network namespace. Not by exec in the
+# container: where the runtime runs in a chroot, that finds the files of the
+# machine.
 reach_from() {
-    local namespace
-    namespace=$(jq -r '.result.interfaces[].sandbox // "" | select(. != "")' \
-        "/var/lib/cni/results/sluice-$1-eth0")
-    nsenter --net="$namespace" "$root/deploy/e2e/reach" "${@:2}" >&2
+    nsenter --net="$(namespace_of "$1")" "$root/deploy/e2e/reach" "${@:2}" >&2
+}
+
+# ID: libcni keeps the plugin's result, which names the network namespace.
+namespace_of() {
+    jq -r '.result.interfaces[].sandbox // "" | select(. != "")' \
+        "/var/lib/cni/results/sluice-$1-eth0"
+}
+
+# HOSTPORT NAME: by it the outside reaches the container of that name.
+outside_reaches() {
+    PORT=$1 ip netns exec outside "$root/deploy/e2e/reach" "$2" "$node4" "$2" "$node6" >&2 ||
+        fail "the outside does not reach $2 by its hostPort"
+    ok "from outside, HTTP to port $1 of the node leads to $2, by IPv4 and IPv6"
 }
 
 # ---- before and after -----------------------------------------------------
