@@ -1,5 +1,6 @@
 //! Who listens on the host: a process there must not lose its port to a pod.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -12,7 +13,7 @@ use crate::netlink::{Message, Mode, Request, Socket, attribute};
 
 // linux/sock_diag.h, linux/inet_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `struct inet_diag_req_v2`, of which the first 8 bytes and the port matter.
+/// `struct inet_diag_req_v2`, of which the first 8 bytes matter.
 const REQUEST_BYTES: usize = 56;
 /// `struct inet_diag_msg`: family, state, ports at 4, source address at 8, ...,
 /// inode last.
@@ -57,14 +58,14 @@ impl Listener {
     /// other than the first, such as systemd-resolved on 127.0.0.53, keeps it:
     /// mappings do not go there.
     fn rivals(&self, wanted: &HostEnd) -> bool {
-        if is_loopback_beside_the_first(self.address) {
-            return self.address == wanted.address;
-        }
         let own = HostEnd {
             address: self.address,
             protocol: self.protocol,
             port: self.port,
         };
+        if is_loopback_beside_the_first(self.address) {
+            return own == *wanted;
+        }
         let as_v4 = HostEnd {
             address: Ipv4Addr::UNSPECIFIED.into(),
             ..own
@@ -111,38 +112,48 @@ fn is_loopback_beside_the_first(address: IpAddr) -> bool {
 }
 
 /// The first socket in the calling thread's namespace that takes something of
-/// what comes to `wanted`.
+/// what comes to one of these ends, and to which.
 ///
 /// # Errors
-/// The kernel does not say. One without the protocol says that nobody listens.
-pub fn find(wanted: &HostEnd) -> io::Result<Option<Listener>> {
+/// The kernel does not say. One without a protocol says that nobody listens.
+pub fn find(wanted: &[HostEnd]) -> io::Result<Option<(HostEnd, Listener)>> {
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let protocols: BTreeSet<Protocol> = wanted.iter().map(|end| end.protocol).collect();
     let mut socket = Socket::open(SockProtocol::NetlinkSockDiag)?;
     let mut found = None;
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let listed = socket.ask(list(family, wanted), |message| {
-            let listener = Listener::read(&message, wanted.protocol);
-            found = found.take().or(listener.filter(|l| l.rivals(wanted)));
-        });
-        match listed {
-            // No handler: neither built in nor a module (sock_diag_lock_handler).
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            other => other?,
+    for protocol in protocols {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let listed = socket.ask(list(family, protocol), |message| {
+                if found.is_none()
+                    && let Some(listener) = Listener::read(&message, protocol)
+                    && let Some(end) = wanted.iter().find(|end| listener.rivals(end))
+                {
+                    found = Some((*end, listener));
+                }
+            });
+            match listed {
+                // No handler: neither built in nor a module (sock_diag_lock_handler).
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                other => other?,
+            }
         }
     }
     Ok(found)
 }
 
-/// Asks for sockets that are bound to this port, or listen there.
-fn list(family: i32, wanted: &HostEnd) -> Request {
-    let state = match wanted.protocol {
+/// Asks for all sockets that are bound to a port, or listen there: naming the
+/// port would save the kernel nothing, it walks its whole table.
+fn list(family: i32, protocol: Protocol) -> Request {
+    let state = match protocol {
         Protocol::Tcp | Protocol::Sctp => LISTEN,
         Protocol::Udp => UNCONNECTED,
     };
     let mut header = [0; REQUEST_BYTES];
     header[0] = u8::try_from(family).unwrap_or_default();
-    header[1] = wanted.protocol.number();
+    header[1] = protocol.number();
     header[4..8].copy_from_slice(&(1_u32 << state).to_ne_bytes());
-    header[8..10].copy_from_slice(&wanted.port.to_be_bytes());
     Request::new(SOCK_DIAG_BY_FAMILY, Mode::List, &header)
 }
 
@@ -160,7 +171,7 @@ mod tests {
     }
 
     fn found(address: &str, protocol: Protocol, port: u16) -> bool {
-        find(&end(address, protocol, port)).unwrap().is_some()
+        find(&[end(address, protocol, port)]).unwrap().is_some()
     }
 
     #[test]
@@ -181,8 +192,11 @@ mod tests {
                 "{address} {protocol}"
             );
         }
-        let text = find(&end("0.0.0.0", Protocol::Tcp, port)).unwrap();
-        let text = text.unwrap().to_string();
+        let free = end("0.0.0.0", Protocol::Udp, port);
+        let taken = end("0.0.0.0", Protocol::Tcp, port);
+        let (named, listener) = find(&[free, taken]).unwrap().unwrap();
+        assert_eq!(named, taken);
+        let text = listener.to_string();
         let own = format!(
             "(process {}) listens there on 127.0.0.1",
             std::process::id()

@@ -4,11 +4,12 @@
 //! For UDP there is no second first packet: a client that keeps its port would
 //! go on to a pod that is gone, or to the host itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::socket::SockProtocol;
-use sluice_control::Redirect;
+use sluice_control::{Protocol, Redirect};
 
 use crate::netlink::{Message, Mode, Request, Socket, attribute};
 
@@ -36,8 +37,10 @@ const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-/// Compare protocol and destination port (net/netfilter/nf_internals.h).
-const FILTER_PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
+/// Compare the protocol, and the destination port
+/// (net/netfilter/nf_internals.h).
+const FILTER_PROTOCOL: u32 = 1 << 3;
+const FILTER_PORT: u32 = 1 << 5;
 
 /// Which connections to forget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub enum Stale {
     There,
 }
 
-/// Forgets connections that came to the node's end of a mapping. Answers how
+/// Forgets connections that came to the node's ends of mappings. Answers how
 /// many.
 ///
 /// `is_nodes` says whether an address is the node's: the same port elsewhere is
@@ -57,26 +60,30 @@ pub enum Stale {
 /// # Errors
 /// The kernel refuses, or cannot track connections.
 pub fn forget(
-    redirect: &Redirect,
+    redirects: &[Redirect],
     stale: Stale,
     mut is_nodes: impl FnMut(IpAddr) -> bool,
 ) -> io::Result<usize> {
     let mut socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
     let mut found = Vec::new();
-    socket.ask(list(redirect), |message| {
-        found.extend(Connection::read(&message));
-    })?;
+    for (kind, ports) in kinds(redirects) {
+        socket.ask(list(kind, &ports), |message| {
+            found.extend(Connection::read(&message));
+        })?;
+    }
     let mut forgotten = 0;
     for connection in found {
         let (to, answered_by) = (connection.to, connection.answered_by);
-        let is_of_mapping = connection.protocol == redirect.from.protocol.number()
-            && to.port() == redirect.from.port
-            && redirect.from.covers(to.ip());
-        let is_stale = match stale {
+        let mapping = redirects.iter().find(|redirect| {
+            connection.protocol == redirect.from.protocol.number()
+                && to.port() == redirect.from.port
+                && redirect.from.covers(to.ip())
+        });
+        let is_stale = mapping.is_some_and(|redirect| match stale {
             Stale::There => answered_by == redirect.to,
             Stale::Elsewhere => answered_by != redirect.to && is_nodes(to.ip()),
-        };
-        if is_of_mapping && is_stale {
+        });
+        if is_stale {
             match socket.ask(connection.deletion, |_| ()) {
                 Ok(()) => forgotten += 1,
                 // It ended meanwhile.
@@ -88,30 +95,48 @@ pub fn forget(
     Ok(forgotten)
 }
 
-/// Asks for connections to this port, by this protocol. Kernels before 5.8 do
-/// not know the filter and list all.
-fn list(redirect: &Redirect) -> Request {
-    let mut request = Request::new(GET, Mode::List, &header(redirect.to.ip()));
+/// What the kernel lists at once: a family and a protocol.
+type Kind = (u8, Protocol);
+
+/// The mappings' ports, by what is listed at once. The kernel walks its whole
+/// table for each list, however few connections it names.
+fn kinds(redirects: &[Redirect]) -> BTreeMap<Kind, BTreeSet<u16>> {
+    let mut kinds: BTreeMap<Kind, BTreeSet<u16>> = BTreeMap::new();
+    for Redirect { from, to } in redirects {
+        let kind = (family(to.ip()), from.protocol);
+        kinds.entry(kind).or_default().insert(from.port);
+    }
+    kinds
+}
+
+/// Asks for connections by this protocol, and to this port if it is the only
+/// one. Kernels before 5.8 do not know the filter and list all.
+fn list((family, protocol): Kind, ports: &BTreeSet<u16>) -> Request {
+    let only = ports.first().filter(|_| ports.len() == 1);
+    let mut request = Request::new(GET, Mode::List, &[family, 0, 0, 0]);
     request.nested(CTA_TUPLE_ORIG, |tuple| {
-        tuple.nested(CTA_TUPLE_PROTO, |protocol| {
-            protocol.attribute(CTA_PROTO_NUM, &[redirect.from.protocol.number()]);
-            protocol.attribute(CTA_PROTO_DST_PORT, &redirect.from.port.to_be_bytes());
+        tuple.nested(CTA_TUPLE_PROTO, |tuple| {
+            tuple.attribute(CTA_PROTO_NUM, &[protocol.number()]);
+            if let Some(port) = only {
+                tuple.attribute(CTA_PROTO_DST_PORT, &port.to_be_bytes());
+            }
         });
     });
     request.nested(CTA_FILTER, |filter| {
-        let flags = FILTER_PROTOCOL_AND_PORT.to_ne_bytes();
+        let port = only.map_or(0, |_| FILTER_PORT);
+        let flags = (FILTER_PROTOCOL | port).to_ne_bytes();
         filter.attribute(CTA_FILTER_ORIG_FLAGS, &flags);
         filter.attribute(CTA_FILTER_REPLY_FLAGS, &[0; 4]);
     });
     request
 }
 
-fn header(address: IpAddr) -> [u8; NFGENMSG_BYTES] {
+fn family(address: IpAddr) -> u8 {
     let family = match address {
         IpAddr::V4(_) => libc::AF_INET,
         IpAddr::V6(_) => libc::AF_INET6,
     };
-    [u8::try_from(family).unwrap_or_default(), 0, 0, 0]
+    u8::try_from(family).unwrap_or_default()
 }
 
 /// As much of a tracked connection as decides.

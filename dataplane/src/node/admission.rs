@@ -1,6 +1,6 @@
 //! What an attachment must fulfil before anything is done for it.
 
-use sluice_control::{Attachment, ErrorCode, PodAddress, Redirect};
+use sluice_control::{Attachment, ErrorCode, PodAddress};
 use sluice_link::{Link, Route};
 
 use super::{Node, is_pods};
@@ -109,18 +109,16 @@ impl Node {
 pub(super) fn check_host_ports_are_free(
     attachment: &Attachment,
 ) -> Result<(), (ErrorCode, String)> {
-    for Redirect { from, .. } in attachment.redirects() {
-        match listeners::find(&from) {
-            Ok(None) => {}
-            Ok(Some(listener)) => {
-                let message = format!("the hostPort, {from}, is taken: {listener}");
-                return Err((ErrorCode::Conflict, message));
-            }
-            Err(error) => {
-                let message = format!("look who listens on {from}: {error}");
-                return Err((ErrorCode::Failed, message));
-            }
+    let wanted: Vec<_> = attachment.redirects().map(|r| r.from).collect();
+    match listeners::find(&wanted) {
+        Ok(None) => Ok(()),
+        Ok(Some((from, listener))) => {
+            let message = format!("the hostPort, {from}, is taken: {listener}");
+            Err((ErrorCode::Conflict, message))
+        }
+        Err(error) => {
+            let message = format!("look who listens on the host's ports: {error}");
+            Err((ErrorCode::Failed, message))
         }
     }
-    Ok(())
 }

@@ -516,19 +516,14 @@ impl Wiring {
     /// Makes the kernel forget connections of these mappings. A kernel that
     /// cannot makes no worse a node than one that is slow to.
     pub(super) fn forget_connections(&self, redirects: &[Redirect], stale: Stale) {
-        for redirect in redirects {
-            let is_nodes = |address| self.netlink.delivers(address).unwrap_or(false);
-            match netfilter::forget(redirect, stale, is_nodes) {
-                Ok(0) => {}
-                Ok(connections) => {
-                    tracing::debug!(from = %redirect.from, connections, "forgotten");
-                }
-                Err(error) => tracing::warn!(
-                    from = %redirect.from,
-                    %error,
-                    "could not forget tracked connections: some may go astray until they time out"
-                ),
-            }
+        let is_nodes = |address| self.netlink.delivers(address).unwrap_or(false);
+        match netfilter::forget(redirects, stale, is_nodes) {
+            Ok(0) => {}
+            Ok(connections) => tracing::debug!(connections, "forgotten"),
+            Err(error) => tracing::warn!(
+                %error,
+                "could not forget tracked connections of hostPorts: some may go astray until they time out"
+            ),
         }
     }
 
