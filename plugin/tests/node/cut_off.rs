@@ -47,7 +47,10 @@ fn a_bad_file_cuts_off_its_pod_alone_until_that_is_recreated() {
 
 #[test]
 fn check_and_gc_know_a_pod_that_is_cut_off() {
-    let mut node = Node::start(&Options { max_ports: 2 });
+    let mut node = Node::start(&Options {
+        max_ports: 2,
+        ..Options::default()
+    });
     let list = node.chain(&[]).with("cniVersion", "1.1.0");
     let pods = ["a", "b"].map(|name| node.add_by(&list, name, &[]));
     assert!(node.stop().success());

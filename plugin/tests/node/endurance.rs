@@ -18,7 +18,10 @@ const LEVEL_KIB: u64 = 512;
 
 #[test]
 fn a_thousand_pods_come_and_go_and_nothing_stays() {
-    let node = Node::start(&Options { max_ports: 16 });
+    let node = Node::start(&Options {
+        max_ports: 16,
+        ..Options::default()
+    });
     let neighbour = node.add("neighbour");
     let chunks = || {
         node.assert_no_chunk_lost();
@@ -49,7 +52,10 @@ fn a_thousand_pods_come_and_go_and_nothing_stays() {
 #[test]
 fn two_hundred_and_fifty_pods_are_served_again() {
     const PODS: u16 = 250;
-    let mut node = Node::start(&Options { max_ports: PODS });
+    let mut node = Node::start(&Options {
+        max_ports: PODS,
+        ..Options::default()
+    });
     let pods = in_parallel(AT_ONCE, 0..PODS, |number| node.add(&format!("p{number}")));
     let before = Snapshot::take(&node);
     for how in ["kill -9", "SIGTERM"] {

@@ -10,7 +10,10 @@ use crate::harness::{NODE4, NODE6, Node, Options, Pod, Snapshot, wait_until};
 
 #[test]
 fn more_pods_than_ports_are_refused() {
-    let node = Node::start(&Options { max_ports: 2 });
+    let node = Node::start(&Options {
+        max_ports: 2,
+        ..Options::default()
+    });
     let [a, b] = ["a", "b"].map(|name| node.add(name));
     let before = Snapshot::take(&node);
     let space = node.site.space("c");

@@ -8,6 +8,8 @@ mod control;
 mod cut_off;
 mod endurance;
 mod failure;
+mod hostport_cost;
+mod hostport_flood;
 mod hostports;
 mod journal;
 mod malformed;

@@ -11,7 +11,10 @@ const AT_ONCE: usize = 16;
 #[test]
 fn a_hundred_pods_come_and_go_beside_others_traffic() {
     let ports = u16::try_from(PODS).unwrap() + 2;
-    let node = Node::start(&Options { max_ports: ports });
+    let node = Node::start(&Options {
+        max_ports: ports,
+        ..Options::default()
+    });
     let [a, b] = ["a", "b"].map(|name| node.add(name));
     let echoes = b
         .addresses()

@@ -377,17 +377,11 @@ fn only_the_nodes_own_addresses_are_taken() {
     let listener = Echo::tcp_at(&space, SocketAddr::new(ANY4, DISCARD));
     let pod = Pod::add(space, "server", &network, &node.runtime());
 
-    let mac = |space: &Space, link: &str| {
-        let shown = &space.json(&format!("ip -j link show dev {link}"))[0];
-        let bytes = shown["address"].as_str().unwrap().split(':');
-        let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap());
-        <[u8; 6]>::try_from(bytes.collect::<Vec<_>>()).unwrap()
-    };
     let injector = Injector::new(node.outside(), "out0");
     let send = |dst: IpAddr, payload: &[u8]| {
         let ends = Ends {
-            src_mac: mac(node.outside(), "out0"),
-            dst_mac: mac(node.space(), "up0"),
+            src_mac: node.outside().mac("out0"),
+            dst_mac: node.space().mac("up0"),
             src: OUT4,
             dst,
         };

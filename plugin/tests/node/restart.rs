@@ -1,13 +1,14 @@
 //! The daemon dies, and another takes its place.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::capture::{Capture, Seen};
-use crate::harness::flows::{Echo, Flow, Pattern, ping};
-use crate::harness::{BEYOND4, Node, Options, Pod, Snapshot, Space, wait_until};
+use crate::harness::flows::{Echo, Flow, Pattern, connect_ends, ping};
+use crate::harness::{BEYOND4, NODE4, Node, Options, Pod, Snapshot, Space, wait_until};
 
 /// How long no daemon runs, and how often.
 const GAPS: [Duration; 3] = [
@@ -17,11 +18,24 @@ const GAPS: [Duration; 3] = [
 ];
 const KILLS: usize = 10;
 
-/// kill -9, again and again: connections go on each time, and what the runtime
-/// does in the gap ends as specified and leaves nothing wrong.
 #[test]
 fn a_killed_daemons_connections_go_on_with_the_next() {
-    let mut node = Node::start(&Options::default());
+    connections_go_on("auto", &GAPS);
+}
+
+/// hostPorts go by the kernel alone.
+#[test]
+fn a_killed_daemons_connections_go_on_without_its_uplink() {
+    connections_go_on("none", &GAPS[..1]);
+}
+
+/// kill -9, again and again: connections go on each time, and what the runtime
+/// does in the gap ends as specified and leaves nothing wrong.
+fn connections_go_on(uplink: &'static str, gaps: &[Duration]) {
+    let mut node = Node::start(&Options {
+        uplink,
+        ..Options::default()
+    });
     let [a, b] = ["a", "b"].map(|name| node.add(name));
     let captures = [Capture::start(&a), Capture::start(&b)];
     let pairs: [(&Space, Echo); 5] = [
@@ -34,10 +48,12 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
     let flows = pairs
         .each_ref()
         .map(|(client, echo)| Flow::paced_tcp(client, echo.address));
+    let (mapped, mapped_flows) = mapped_flows(&node);
+    let flows: Vec<_> = flows.into_iter().chain(mapped_flows).collect();
     let open = [&a, &b].map(connections);
     assert_eq!(open.each_ref().map(Vec::len), [5, 3], "{open:?}");
 
-    for gap in GAPS.into_iter().cycle().take(KILLS) {
+    for gap in gaps.iter().cycle().take(KILLS) {
         flows.iter().for_each(Flow::goes_on);
         let before = Snapshot::take(&node);
         let doomed = node.add("doomed");
@@ -45,7 +61,7 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
 
         node.kill();
         let start = Instant::now();
-        let rounds = flows.each_ref().map(Flow::rounds);
+        let rounds = Vec::from_iter(flows.iter().map(Flow::rounds));
         let late = ["late1", "late2"].map(|name| (name, node.site.space(name)));
         for (name, space) in &late {
             let answer = node.try_add(&node.pods(), space, name);
@@ -66,7 +82,7 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
         node.restart();
         flows.iter().for_each(Flow::goes_on);
         assert_eq!([&a, &b].map(connections), open);
-        assert_eq!(node.ports().len(), 3, "a, b and the host port");
+        assert_eq!(node.ports().len(), 4, "three pods and the host port");
         before.assert_unchanged(&node);
         for (name, space) in late {
             let pod = Pod::add(space, name, &node.pods(), &node.runtime());
@@ -83,7 +99,7 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
         assert!(data > KILLS, "only {data} segments with data were captured");
         assert_eq!(resets, 0);
     }
-    for space in [&a, &b, node.space(), node.outside()] {
+    for space in [&a, &b, &mapped, node.space(), node.outside()] {
         let counters = space.counters();
         for counter in ["TcpOutRsts", "TcpEstabResets", "TcpExtTCPAbortOnTimeout"] {
             assert_eq!(counters[counter], 0, "{counter} in {}", space.name());
@@ -92,6 +108,34 @@ fn a_killed_daemons_connections_go_on_with_the_next() {
     // IPv6 was between pods only: without a daemon too the host gets none of it.
     assert_eq!(node.space().counters()["Ip6OutForwDatagrams"], 0);
     node.finish();
+}
+
+/// A pod with a hostPort, and flows by it: from outside and from a process of
+/// the host, each way alone, so that either end may be the first to send after a
+/// daemon's start.
+fn mapped_flows(node: &Node) -> (Pod, Vec<Flow>) {
+    const HOST_PORT: u16 = 8080;
+    const POD_PORT: u16 = 80;
+    let network = node.pods().mapped(&[(HOST_PORT, POD_PORT, "tcp", "")]);
+    let pod = node.add_to(&network, "mapped");
+    let listener = pod.in_netns(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, POD_PORT)));
+    let listener = listener.unwrap();
+    let clients: [(&Space, IpAddr); 3] = [
+        (node.outside(), NODE4),
+        (node.space(), Ipv4Addr::LOCALHOST.into()),
+        (node.space(), Ipv6Addr::LOCALHOST.into()),
+    ];
+    let ends = |(client, address)| {
+        let to = SocketAddr::new(address, HOST_PORT);
+        connect_ends(client, to, &listener)
+    };
+    let flows = clients.into_iter().flat_map(|client| {
+        let (upload, mut download) = (ends(client), ends(client));
+        download.reverse();
+        [Flow::one_way(upload), Flow::one_way(download)]
+    });
+    let flows = flows.collect();
+    (pod, flows)
 }
 
 /// The ids of the XDP programs on the host's ends of pods' veths and on the

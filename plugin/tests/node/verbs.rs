@@ -5,7 +5,10 @@ use crate::harness::{Node, Options, all_ok};
 
 #[test]
 fn check_status_and_gc_know_what_the_daemon_knows() {
-    let node = Node::start(&Options { max_ports: 2 });
+    let node = Node::start(&Options {
+        max_ports: 2,
+        ..Options::default()
+    });
     let list = node.chain(&[]).with("cniVersion", "1.1.0");
     let [a, b] = ["a", "b"].map(|name| node.add_by(&list, name, &[]));
     for pod in [&a, &b] {

@@ -12,6 +12,9 @@ use nix::sys::socket;
 
 use super::{PATIENCE, Space, wait_until};
 
+/// Between rounds of a paced flow.
+const PACE: Duration = Duration::from_millis(10);
+
 /// Bytes that look random and are the same for the same seed (splitmix64).
 pub(crate) struct Pattern(pub(crate) u64);
 
@@ -147,22 +150,44 @@ pub(crate) fn connect(space: &Space, to: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Both ends of a connection from `space` to `to`, which leads to `listener`:
+/// the client's and the server's.
+#[track_caller]
+pub(crate) fn connect_ends(
+    space: &Space,
+    to: SocketAddr,
+    listener: &TcpListener,
+) -> [TcpStream; 2] {
+    let client = connect(space, to);
+    let (server, _) = listener.accept().unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.set_write_timeout(Some(PATIENCE)).unwrap();
+    [client, server]
+}
+
 /// Sends `bytes` bytes to an echo server over a connection, reads them back,
 /// and compares them.
 #[track_caller]
 pub(crate) fn exchange(stream: &TcpStream, bytes: usize, seed: u64) {
+    transfer([stream, stream], bytes, seed);
+}
+
+/// Writes `bytes` bytes to the first stream, reads them from the second, and
+/// compares them.
+#[track_caller]
+fn transfer([mut from, mut to]: [&TcpStream; 2], bytes: usize, seed: u64) {
     let sent = Pattern(seed).bytes(bytes);
     let mut received = vec![0; bytes];
     thread::scope(|scope| {
-        let writer = scope.spawn(|| (&*stream).write_all(&sent));
-        let read = (&*stream).read_exact(&mut received);
+        let writer = scope.spawn(|| from.write_all(&sent));
+        let read = to.read_exact(&mut received);
         let written = writer.join().unwrap();
         assert!(
             read.is_ok() && written.is_ok(),
             "read: {read:?}, written: {written:?}"
         );
     });
-    assert!(sent == received, "the bytes came back changed");
+    assert!(sent == received, "the bytes arrived changed");
 }
 
 /// A connection from `space` to an echo server, and half a megabyte over it.
@@ -228,7 +253,16 @@ impl Flow {
         let stream = connect(space, to);
         Self::start(move |seed| {
             exchange(&stream, 1 << 16, seed);
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(PACE);
+        })
+    }
+
+    /// From the first end of a connection to the second, which sends nothing
+    /// but acknowledgements; at the same pace.
+    pub(crate) fn one_way([from, to]: [TcpStream; 2]) -> Self {
+        Self::start(move |seed| {
+            transfer([&from, &to], 1 << 16, seed);
+            thread::sleep(PACE);
         })
     }
 

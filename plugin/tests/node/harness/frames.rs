@@ -48,7 +48,12 @@ impl Ends {
 
     /// UDP to port 9 (discard).
     pub(crate) fn udp(&self, payload: &[u8]) -> Vec<u8> {
-        written(self.ip().udp(4000, 9), payload)
+        self.udp_between([4000, 9], payload)
+    }
+
+    /// UDP between these ports.
+    pub(crate) fn udp_between(&self, [src, dst]: [u16; 2], payload: &[u8]) -> Vec<u8> {
+        written(self.ip().udp(src, dst), payload)
     }
 
     /// A TCP segment in the middle of nothing.

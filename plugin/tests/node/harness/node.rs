@@ -24,11 +24,15 @@ const MAX_MTU_SINGLE: u32 = 3498;
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) max_ports: u16,
+    pub(crate) uplink: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_ports: 8 }
+        Self {
+            max_ports: 8,
+            uplink: "auto",
+        }
     }
 }
 
@@ -71,7 +75,8 @@ pub(crate) struct Node {
     daemon: Option<Daemon>,
     pub(crate) client: Client,
     dir: TempDir,
-    max_ports: u16,
+    /// The network's `dataplane`.
+    dataplane: Value,
     pub(crate) site: Site,
 }
 
@@ -89,9 +94,13 @@ impl Node {
             .tempdir_in("/run")
             .unwrap();
         let client = Client::new(&run_dir(&dir).join("sluiced.sock"));
-        let max_ports = options.max_ports;
+        let dataplane = json!({
+            "runDir": run_dir(&dir),
+            "maxPorts": options.max_ports,
+            "uplink": options.uplink,
+        });
         let conflist = dir.path().join("sluice.conflist");
-        let network = pod_network(&dir, max_ports, "pods", &["10.77.0.0/24", "fd77::/64"]);
+        let network = pod_network(&dir, &dataplane, "pods", &["10.77.0.0/24", "fd77::/64"]);
         fs::write(&conflist, network.conflist().to_string()).unwrap();
         let (daemon, facts) = Daemon::start(&site.node, &conflist, &client);
         let node = Self {
@@ -99,7 +108,7 @@ impl Node {
             daemon: Some(daemon),
             client,
             dir,
-            max_ports,
+            dataplane,
             site,
         };
         node.check_features();
@@ -160,7 +169,7 @@ impl Node {
 
     /// A network with these ranges.
     pub(crate) fn network(&self, name: &str, subnets: &[&str]) -> Network {
-        pod_network(&self.dir, self.max_ports, name, subnets)
+        pod_network(&self.dir, &self.dataplane, name, subnets)
     }
 
     /// Where tests put plugins of their own.
@@ -336,7 +345,7 @@ fn run_dir(dir: &TempDir) -> PathBuf {
     dir.path().join("run")
 }
 
-fn pod_network(dir: &TempDir, max_ports: u16, name: &str, subnets: &[&str]) -> Network {
+fn pod_network(dir: &TempDir, dataplane: &Value, name: &str, subnets: &[&str]) -> Network {
     let ranges: Vec<_> = subnets
         .iter()
         .map(|subnet| json!([{"subnet": subnet}]))
@@ -346,7 +355,7 @@ fn pod_network(dir: &TempDir, max_ports: u16, name: &str, subnets: &[&str]) -> N
         "name": name,
         "type": "sluice",
         "ipMasq": true,
-        "dataplane": {"runDir": run_dir(dir), "maxPorts": max_ports},
+        "dataplane": dataplane,
         "ipam": {
             "type": "host-local",
             "ranges": ranges,

@@ -6,6 +6,7 @@ use std::ops::Deref;
 use serde_json::Value;
 
 use super::runtime::{Answer, Runtime};
+use super::space::parse_mac;
 use super::{Container, List, Network, Space, all_ok};
 
 /// An attached pod; a [`Space`] to run things in.
@@ -111,13 +112,7 @@ impl Pod {
 
     /// MAC addresses of the host's end, which is the gateway's, and of ours.
     pub(crate) fn macs(&self) -> ([u8; 6], [u8; 6]) {
-        let mac = |end: usize| {
-            let text = self.result["interfaces"][end]["mac"].as_str().unwrap();
-            let bytes = text
-                .split(':')
-                .map(|byte| u8::from_str_radix(byte, 16).unwrap());
-            <[u8; 6]>::try_from(bytes.collect::<Vec<_>>()).unwrap()
-        };
+        let mac = |end: usize| parse_mac(self.result["interfaces"][end]["mac"].as_str().unwrap());
         (mac(0), mac(1))
     }
 

@@ -99,6 +99,15 @@ impl Space {
         addresses.find_map(|address| address["local"].as_str()?.parse().ok())
     }
 
+    /// The MAC address of an interface.
+    #[track_caller]
+    pub(crate) fn mac(&self, ifname: &str) -> [u8; 6] {
+        let link = self
+            .json(&format!("ip -j link show dev {ifname}"))
+            .remove(0);
+        parse_mac(link["address"].as_str().unwrap())
+    }
+
     /// Names of the interfaces.
     pub(crate) fn links(&self) -> Vec<String> {
         let links = self.json("ip -j link");
@@ -107,6 +116,13 @@ impl Space {
             .map(|l| l["ifname"].as_str().unwrap().to_owned())
             .collect()
     }
+}
+
+/// Six bytes, in hexadecimal and with colons.
+pub(super) fn parse_mac(text: &str) -> [u8; 6] {
+    let bytes = text.split(':');
+    let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    Vec::from_iter(bytes).try_into().unwrap()
 }
 
 impl Drop for Space {
