@@ -219,6 +219,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         assert!(!found("0.0.0.0", Protocol::Tcp, address.port()));
         assert!(found("127.0.0.53", Protocol::Tcp, address.port()));
+        assert!(!found("127.0.0.53", Protocol::Tcp, address.port() ^ 1));
         let client = TcpStream::connect(address).unwrap();
         let port = client.local_addr().unwrap().port();
         assert!(!found("0.0.0.0", Protocol::Tcp, port));

@@ -498,7 +498,13 @@ fn only_connections_of_the_mapping_are_forgotten() {
     wait_until("the kernel tracks it", || {
         (tracked(&node, NODE4).len() == 1).then_some(())
     });
-    let server = Server::start(&node, &both(&node.pods()), "server");
+    // Of several ports of a protocol, all connections are looked at.
+    let network = node.pods().mapped(&[
+        (HOST_PORT, POD_PORT, "tcp", ""),
+        (HOST_PORT, POD_PORT, "udp", ""),
+        (HOST_PORT + 1, POD_PORT, "udp", ""),
+    ]);
+    let server = Server::start(&node, &network, "server");
     assert_eq!(tracked(&node, NODE4).len(), 0);
     let open = Flow::tcp(node.outside(), at(NODE4));
     check_udp(node.outside(), at(NODE4), &[100]);
