@@ -4,6 +4,7 @@ mod harness;
 
 mod chain;
 mod checksums;
+mod comparison;
 mod control;
 mod cut_off;
 mod endurance;
@@ -17,6 +18,7 @@ mod many;
 mod mappings;
 mod mtu;
 mod reach;
+mod replacement;
 mod requests;
 mod restart;
 mod services;

@@ -1,9 +1,7 @@
 //! Ports of the node that lead to pods, by the kernel's hooks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -405,62 +403,6 @@ fn only_the_nodes_own_addresses_are_taken() {
     drop(listener);
     pod.del();
     node.finish();
-}
-
-/// A client that never changes its port, and never stops sending.
-#[test]
-fn a_datagram_after_add_reaches_the_new_pod() {
-    const ROUNDS: usize = 100;
-    let node = Node::start(&Options::default());
-    let spread = node.pods();
-    let mut single = node.network("single", &["10.79.0.0/24"]);
-    single.0["ipam"]["ranges"][0][0]["rangeStart"] = "10.79.0.50".into();
-    single.0["ipam"]["ranges"][0][0]["rangeEnd"] = "10.79.0.50".into();
-    let client = node
-        .outside()
-        .in_netns(|| UdpSocket::bind((ANY4, 0)))
-        .unwrap();
-    let (to, stop) = (at(NODE4), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let _ = client.send_to(b"noise", to);
-                // Seldom enough for the pod's socket to hold all of it.
-                thread::sleep(Duration::from_millis(2));
-            }
-        });
-        let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for network in [spread, single] {
-                let network = network.mapped(&[(HOST_PORT, POD_PORT, "udp", "")]);
-                (0..ROUNDS).for_each(|round| replace(&node, &network, &client, to, round));
-            }
-        }));
-        stop.store(true, Ordering::Relaxed);
-        rounds.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
-    node.finish();
-}
-
-/// A new pod, and the first datagram after it; then it goes again.
-fn replace(node: &Node, network: &Network, client: &UdpSocket, to: SocketAddr, round: usize) {
-    let space = node.site.space("pod");
-    let server = space
-        .in_netns(|| UdpSocket::bind((ANY4, POD_PORT)))
-        .unwrap();
-    server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let pod = Pod::add(space, "pod", network, &node.runtime());
-    let first = format!("first {round}");
-    client.send_to(first.as_bytes(), to).unwrap();
-    let mut buffer = [0; 64];
-    let give_up = Instant::now() + PATIENCE;
-    loop {
-        let length = server.recv(&mut buffer).unwrap();
-        if &buffer[..length] == first.as_bytes() {
-            break;
-        }
-        assert!(Instant::now() < give_up, "{first} never arrives");
-    }
-    pod.del();
 }
 
 /// What the node's kernel tracks to an address, with its number.

@@ -1,5 +1,6 @@
 //! Flows whose every byte is compared.
 
+use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -54,6 +55,18 @@ impl Echo {
     }
 
     pub(crate) fn tcp_at(space: &Space, address: SocketAddr) -> Self {
+        Self::serve_tcp(space, address, send_back)
+    }
+
+    /// One that tells its clients where they come from instead.
+    pub(crate) fn tcp_whoami(space: &Space, address: SocketAddr) -> Self {
+        Self::serve_tcp(space, address, |mut stream| {
+            let peer = stream.peer_addr().unwrap().ip().to_canonical();
+            let _ = stream.write_all(peer.to_string().as_bytes());
+        })
+    }
+
+    fn serve_tcp(space: &Space, address: SocketAddr, serve: fn(TcpStream)) -> Self {
         let listener = space.in_netns(|| TcpListener::bind(address)).unwrap();
         let peers = Arc::<Mutex<Vec<IpAddr>>>::default();
         let seen = peers.clone();
@@ -68,7 +81,7 @@ impl Echo {
                 // Ends when the listener is shut down.
                 for stream in listener.incoming().map_while(Result::ok) {
                     seen.lock().unwrap().push(stream.peer_addr().unwrap().ip());
-                    thread::spawn(move || send_back(stream));
+                    thread::spawn(move || serve(stream));
                 }
             })),
         }
@@ -80,6 +93,22 @@ impl Echo {
     }
 
     pub(crate) fn udp_at(space: &Space, address: SocketAddr) -> Self {
+        Self::serve_udp(space, address, |datagram, _| datagram.into())
+    }
+
+    /// One that tells its clients where they come from instead.
+    pub(crate) fn udp_whoami(space: &Space, address: SocketAddr) -> Self {
+        Self::serve_udp(space, address, |_, peer| {
+            let peer = peer.ip().to_canonical();
+            peer.to_string().into_bytes().into()
+        })
+    }
+
+    fn serve_udp(
+        space: &Space,
+        address: SocketAddr,
+        answer: for<'a> fn(&'a [u8], SocketAddr) -> Cow<'a, [u8]>,
+    ) -> Self {
         let server = space.in_netns(|| UdpSocket::bind(address)).unwrap();
         server
             .set_read_timeout(Some(Duration::from_millis(50)))
@@ -97,7 +126,7 @@ impl Echo {
                 while !stopped.load(Ordering::Relaxed) {
                     if let Ok((length, peer)) = server.recv_from(&mut buffer) {
                         seen.lock().unwrap().push(peer.ip());
-                        let _ = server.send_to(&buffer[..length], peer);
+                        let _ = server.send_to(&answer(&buffer[..length], peer), peer);
                     }
                 }
             })),

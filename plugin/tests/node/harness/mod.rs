@@ -14,6 +14,7 @@ mod runtime;
 mod site;
 mod snapshot;
 mod space;
+mod stand;
 mod wait;
 pub(crate) mod wire;
 
@@ -27,4 +28,5 @@ pub(crate) use runtime::{Answer, Network};
 pub(crate) use site::{BEYOND4, BEYOND6, NODE4, NODE6, OUT4, OUT6, Site};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use space::Space;
+pub(crate) use stand::{Stand, report};
 pub(crate) use wait::{PATIENCE, wait_until};
