@@ -10,7 +10,7 @@ use crate::packet::offload::Partial;
 use crate::packet::{Ethernet, icmp};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
-use crate::sessions::Sessions;
+use crate::sessions::{Session, Sessions};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool, Xsk};
@@ -89,6 +89,16 @@ impl Engine {
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
         self.pipeline.sessions()
+    }
+
+    /// Opens sessions of conversations that are under way, as far as there is
+    /// room; answers how many.
+    pub fn resume(&mut self, sessions: &[Session], now: Nanos) -> usize {
+        let table = self.pipeline.sessions_mut();
+        let resumed = sessions
+            .iter()
+            .filter(|session| table.resume(**session, now).is_ok());
+        resumed.count()
     }
 
     /// How many chunks are in the pool.

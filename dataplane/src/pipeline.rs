@@ -143,7 +143,7 @@ impl Pipeline {
         &self.return_path.sessions
     }
 
-    /// The pods' sessions, to remove some.
+    /// The pods' sessions, to change some.
     pub fn sessions_mut(&mut self) -> &mut Sessions {
         &mut self.return_path.sessions
     }

@@ -307,6 +307,23 @@ impl Sessions {
             .filter(|_| next < self.entries.len())
     }
 
+    /// Adds the session of a conversation that is under way: both sides have
+    /// been heard.
+    ///
+    /// # Errors
+    /// As [`Sessions::open`].
+    pub fn resume(&mut self, session: Session, now: Nanos) -> Result<(), Refused> {
+        let opened = self.open(session, now)?;
+        for direction in [Direction::Answer, Direction::Request] {
+            let found = Found {
+                direction,
+                ..opened
+            };
+            self.follow(found, Signal::Data, now);
+        }
+        Ok(())
+    }
+
     /// Adds a session, whose first packet has just come from its client.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::engine::Engine;
 use crate::mappings::Mappings;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{Port, PortId, PortSpec};
-use crate::sessions::{self, Listed};
+use crate::sessions::{self, Listed, Session};
 use crate::time::{Clock, Nanos};
 use crate::xsk::{Closed, Doorbell, FramePool, Xsk, XskError};
 
@@ -139,6 +139,7 @@ enum Command {
     Reclaim(Closed, Sender<u32>),
     Map(Box<Mappings>, Sender<Mappings>),
     List(Page, Sender<Page>),
+    Resume(Vec<Session>, Sender<usize>),
     Stop,
 }
 
@@ -266,6 +267,17 @@ impl WorkerHandle {
         self.send(Command::Map(Box::new(mappings), answer))?;
         // The former ones are freed here and not on the worker.
         answered.recv().map_err(|_| WorkerError::Gone).map(drop)
+    }
+
+    /// Opens sessions of conversations that are under way, as far as there is
+    /// room. Answers how many.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn resume(&self, sessions: Vec<Session>) -> Result<usize, WorkerError> {
+        let (answer, answered) = channel::bounded(1);
+        self.send(Command::Resume(sessions, answer))?;
+        answered.recv().map_err(|_| WorkerError::Gone)
     }
 
     /// All sessions, in no order. Those that come or go meanwhile may be in it.
@@ -446,6 +458,9 @@ impl Worker {
                         .place
                         .and_then(|from| sessions.list(from, &mut page.sessions, now));
                     let _ = answer.send(page);
+                }
+                Command::Resume(sessions, answer) => {
+                    let _ = answer.send(self.engine.resume(&sessions, now));
                 }
                 Command::Stop => self.stopped = true,
             }

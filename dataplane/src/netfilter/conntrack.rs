@@ -1,4 +1,5 @@
-//! Connections that the kernel tracks, forgotten when their mapping changes.
+//! Connections that the kernel tracks: forgotten when their mapping changes, and
+//! looked at when the daemon starts.
 //!
 //! The kernel looks at the mappings only for the first packet of a connection.
 //! For UDP there is no second first packet: a client that keeps its port would
@@ -95,6 +96,44 @@ pub fn forget(
     Ok(forgotten)
 }
 
+/// A connection that the kernel translates, as who answers knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translated {
+    /// TCP, UDP or SCTP, by its number.
+    pub protocol: u8,
+    /// Whom the server sees.
+    pub client: SocketAddr,
+    /// Who answers.
+    pub server: SocketAddr,
+}
+
+/// All connections that the kernel translates.
+///
+/// # Errors
+/// The kernel refuses, or cannot track connections.
+pub fn translated() -> io::Result<Vec<Translated>> {
+    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let mut found = Vec::new();
+    // Of all families.
+    let list = Request::new(GET, Mode::List, &[0; NFGENMSG_BYTES]);
+    socket.ask(list, |message| found.extend(read_translated(&message)))?;
+    Ok(found)
+}
+
+fn read_translated(message: &Message<'_>) -> Option<Translated> {
+    let attributes = message.payload.get(NFGENMSG_BYTES..)?;
+    let original = attribute(attributes, CTA_TUPLE_ORIG)?;
+    let reply = attribute(attributes, CTA_TUPLE_REPLY)?;
+    let (asked_by, asked) = (source(original)?, destination(original)?);
+    let (server, client) = (source(reply)?, destination(reply)?);
+    let connection = Translated {
+        protocol: protocol(original)?,
+        client,
+        server,
+    };
+    ((asked_by, asked) != (client, server)).then_some(connection)
+}
+
 /// What the kernel lists at once: a family and a protocol.
 type Kind = (u8, Protocol);
 
@@ -164,14 +203,26 @@ impl Connection {
                 deletion.attribute(kind, value);
             }
         }
-        let protocol = attribute(attribute(original, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM)?;
         Some(Self {
-            protocol: *protocol.first()?,
-            to: end(original, [CTA_IP_V4_DST, CTA_IP_V6_DST], CTA_PROTO_DST_PORT)?,
-            answered_by: end(reply, [CTA_IP_V4_SRC, CTA_IP_V6_SRC], CTA_PROTO_SRC_PORT)?,
+            protocol: protocol(original)?,
+            to: destination(original)?,
+            answered_by: source(reply)?,
             deletion,
         })
     }
+}
+
+fn protocol(tuple: &[u8]) -> Option<u8> {
+    let number = attribute(attribute(tuple, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM)?;
+    number.first().copied()
+}
+
+fn source(tuple: &[u8]) -> Option<SocketAddr> {
+    end(tuple, [CTA_IP_V4_SRC, CTA_IP_V6_SRC], CTA_PROTO_SRC_PORT)
+}
+
+fn destination(tuple: &[u8]) -> Option<SocketAddr> {
+    end(tuple, [CTA_IP_V4_DST, CTA_IP_V6_DST], CTA_PROTO_DST_PORT)
 }
 
 /// An end of a tuple: address and port.

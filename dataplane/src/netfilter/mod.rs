@@ -9,7 +9,7 @@ mod watch;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-pub use conntrack::{Stale, forget};
+pub use conntrack::{Stale, Translated, forget, translated};
 pub use ruleset::{PodRules, Ruleset, TABLE};
 
 use nft::Port;

@@ -61,6 +61,9 @@ impl Node {
             }
         }
         self.remove_strangers(&links)?;
+        // Before the first frame: an answer of a pod must not pass its way back.
+        self.wiring
+            .resume_sessions(|address| Some(self.book.owner(address)?.wired.id));
         self.wiring.start_host()?;
         let found = self.netlink.routes()?;
         for (id, link) in opened {

@@ -17,11 +17,12 @@ use super::{NodeError, alone, gateways, uplink};
 use crate::counters::{NodeCounters, PortCounters};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
 use crate::mappings::Mappings;
-use crate::netfilter::{self, Netfilter, PodRules, Stale};
+use crate::netfilter::{self, Netfilter, PodRules, Stale, Translated};
+use crate::packet::{Flow, mapped};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
-use crate::sessions::Listed;
+use crate::sessions::{Listed, Session};
 use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
@@ -524,6 +525,49 @@ impl Wiring {
                 %error,
                 "could not forget tracked connections of hostPorts: some may go astray until they time out"
             ),
+        }
+    }
+
+    /// Has answers between pods go back to the host where it translates what
+    /// they answer: connections that it tracks from before this daemon. `pod`
+    /// says whose an address is.
+    pub(super) fn resume_sessions(&self, pod: impl Fn(IpAddr) -> Option<PortId>) {
+        let Some(host) = self.host.as_ref().map(|host| host.id) else {
+            return;
+        };
+        let connections = match netfilter::translated() {
+            Ok(connections) => connections,
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "could not list tracked connections: those between pods by Services or \
+                     hostPorts may end"
+                );
+                return;
+            }
+        };
+        let session = |connection: Translated| {
+            pod(connection.client.ip())?;
+            let flow = Flow {
+                src: mapped(connection.client.ip()),
+                dst: mapped(connection.server.ip()),
+                src_port: connection.client.port(),
+                dst_port: connection.server.port(),
+                protocol: connection.protocol,
+            };
+            Some(Session {
+                original: flow,
+                translated: flow,
+                pod: pod(connection.server.ip())?,
+                client: host,
+                next_hop: None,
+            })
+        };
+        let sessions = connections.into_iter().filter_map(session).collect();
+        match self.worker.resume(sessions) {
+            Ok(0) => {}
+            Ok(resumed) => tracing::info!(resumed, "conversations go on by way of the host"),
+            Err(error) => tracing::warn!(%error, "could not take up conversations"),
         }
     }
 

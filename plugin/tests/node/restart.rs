@@ -48,10 +48,10 @@ fn connections_go_on(uplink: &'static str, gaps: &[Duration]) {
     let flows = pairs
         .each_ref()
         .map(|(client, echo)| Flow::paced_tcp(client, echo.address));
-    let (mapped, mapped_flows) = mapped_flows(&node);
+    let (mapped, mapped_flows) = mapped_flows(&node, &a);
     let flows: Vec<_> = flows.into_iter().chain(mapped_flows).collect();
     let open = [&a, &b].map(connections);
-    assert_eq!(open.each_ref().map(Vec::len), [5, 3], "{open:?}");
+    assert_eq!(open.each_ref().map(Vec::len), [7, 3], "{open:?}");
 
     for gap in gaps.iter().cycle().take(KILLS) {
         flows.iter().for_each(Flow::goes_on);
@@ -110,18 +110,19 @@ fn connections_go_on(uplink: &'static str, gaps: &[Duration]) {
     node.finish();
 }
 
-/// A pod with a hostPort, and flows by it: from outside and from a process of
-/// the host, each way alone, so that either end may be the first to send after a
+/// A pod with a hostPort, and flows by it: from outside, from a pod and from a
+/// process of the host, each way alone, so that either end may be the first to send after a
 /// daemon's start.
-fn mapped_flows(node: &Node) -> (Pod, Vec<Flow>) {
+fn mapped_flows(node: &Node, client: &Pod) -> (Pod, Vec<Flow>) {
     const HOST_PORT: u16 = 8080;
     const POD_PORT: u16 = 80;
     let network = node.pods().mapped(&[(HOST_PORT, POD_PORT, "tcp", "")]);
     let pod = node.add_to(&network, "mapped");
     let listener = pod.in_netns(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, POD_PORT)));
     let listener = listener.unwrap();
-    let clients: [(&Space, IpAddr); 3] = [
+    let clients: [(&Space, IpAddr); 4] = [
         (node.outside(), NODE4),
+        (client, NODE4),
         (node.space(), Ipv4Addr::LOCALHOST.into()),
         (node.space(), Ipv6Addr::LOCALHOST.into()),
     ];
