@@ -19,6 +19,7 @@ use nix::sys::socket::sockopt::GetStruct;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
 use sluice_bpf::connect;
 
+use crate::bpf_error::into_io;
 use crate::mapping_tables;
 
 /// Names a socket's network namespace, for as long as the machine runs.
@@ -193,13 +194,6 @@ fn replace_pin(path: &Path, link: FdLink) -> Result<(), HostSocketsError> {
     link.pin(path)
         .map(drop)
         .map_err(|cause| pin_error("pin an attachment at", path, io::Error::other(cause)))
-}
-
-fn into_io(error: aya::programs::ProgramError) -> io::Error {
-    match error {
-        aya::programs::ProgramError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
 }
 
 fn pin_error(operation: &'static str, path: &Path, cause: io::Error) -> HostSocketsError {

@@ -29,6 +29,8 @@ mod return_path;
 pub mod worker;
 
 #[cfg(feature = "daemon")]
+mod bpf_error;
+#[cfg(feature = "daemon")]
 pub mod forwarding;
 #[cfg(feature = "daemon")]
 pub mod host_port;

@@ -17,6 +17,8 @@ use sluice_control::{HostEnd, Redirect};
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
 
+use crate::bpf_error::absent_is_fine;
+
 /// The folder of pins, below the bpf file system. The number is that of the
 /// tables' layout: a daemon with another one starts with tables of its own.
 const FOLDER: &str = "mappings1";
@@ -197,18 +199,6 @@ fn table<K: aya::Pod, V: aya::Pod>(
         .ok_or_else(|| TableError::Load(format!("the object has no map {name}").into()))?;
     map.try_into()
         .map_err(|cause| entry_error("find the table", name, cause))
-}
-
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
-        other => other,
-    }
 }
 
 fn entry_error(operation: &'static str, map: &'static str, cause: MapError) -> TableError {

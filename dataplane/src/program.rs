@@ -21,6 +21,7 @@ use aya::maps::{self, Array, MapData, MapError, XskMap};
 
 use sluice_link::Link;
 
+use crate::bpf_error::absent_is_fine;
 use crate::run_dir::FolderError;
 use code::Code;
 use pins::Pins;
@@ -269,16 +270,4 @@ fn load_code(multi_buffer: bool, slots: u16) -> Result<Code, ProgramError> {
         .and_then(|mut action| action.set(0, XDP_DROP, 0))
         .map_err(|error| code.error(error))?;
     Ok(code)
-}
-
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
-        other => other,
-    }
 }

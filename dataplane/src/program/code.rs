@@ -14,6 +14,7 @@ use sluice_link::Link;
 
 use super::ProgramError;
 use super::pins::Links;
+use crate::bpf_error::into_io;
 
 /// A link whose pin was just removed goes away a little later, on a kernel
 /// worker (`bpf_link_put` in kernel/bpf/syscall.c). Until then its interface
@@ -141,14 +142,6 @@ fn load_object(
         .try_into()?;
     xdp.load()?;
     Ok(object)
-}
-
-/// The errno is what tells the cases apart; aya wraps it.
-fn into_io(error: aya::programs::ProgramError) -> io::Error {
-    match error {
-        aya::programs::ProgramError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
 }
 
 /// EBUSY: a link or a netlink attachment is there. EEXIST: one in another mode
