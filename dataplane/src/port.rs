@@ -181,7 +181,8 @@ impl Port {
     #[inline]
     pub(crate) fn has_share(&mut self, chunks: u16, pool: &mut FramePool) -> bool {
         let fits = |xsk: &Xsk, pool: &FramePool| {
-            xsk.sent() as usize + usize::from(chunks) <= pool.free_chunks().max(SHARE_AT_LEAST)
+            let held = xsk.sent() as usize + usize::from(chunks);
+            held <= SHARE_AT_LEAST || pool.has(held)
         };
         fits(&self.xsk, pool) || {
             self.xsk.reap(pool);
