@@ -16,6 +16,7 @@ pub mod verdict;
 
 mod fragments;
 pub mod mappings;
+pub mod ownership;
 pub mod pods;
 pub mod port;
 mod promotion;
@@ -23,6 +24,8 @@ mod rate_limit;
 pub mod sessions;
 
 pub mod engine;
+pub mod fleet;
+pub mod handoff;
 pub mod lab;
 pub mod pipeline;
 mod return_path;

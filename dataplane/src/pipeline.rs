@@ -4,15 +4,17 @@
 //! Both only decide and rewrite. Rings, counters and answers are the engine's.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::mappings::Mappings;
+use crate::ownership::Ownership;
 use crate::packet::ndisc::Ndisc;
 use crate::packet::offload::{self, Partial};
 use crate::packet::translate::Translation;
 use crate::packet::{self, Arp, Ip, Malformed, Packet, Parsed, arp, icmp, ndisc, rewrite};
 use crate::pods::PodTable;
 use crate::port::{Endpoint, PortId, PortKind};
-use crate::promotion::Promotion;
+use crate::promotion::{Asked, Promotion};
 use crate::return_path::{Parcel, ReturnPath, Way};
 use crate::sessions::Sessions;
 use crate::time::Nanos;
@@ -41,7 +43,8 @@ pub struct Meta {
     pub ip: Ip,
     /// What becomes of it.
     translation: Option<Translation>,
-    /// To which MAC address it goes, if there may be several behind the port.
+    /// To which MAC address it goes, if there may be several behind the port; of
+    /// what asks for sessions, from which it came.
     next_hop: Option<[u8; 6]>,
 }
 
@@ -50,6 +53,9 @@ pub struct Meta {
 pub enum Destination {
     /// To another port.
     Port(PortId, Handoff),
+    /// Where the sessions of this pod say, which are another worker's:
+    /// [`Pipeline::ask`] there.
+    Sessions(PortId, Handoff),
     /// Back to its source: it holds the answer to its own question now.
     Source(Frame),
     /// Nowhere.
@@ -106,6 +112,8 @@ pub struct Pipeline {
     pub pods: PodTable,
     /// Where everything goes that is for no pod.
     pub host: Option<PortId>,
+    /// Which ports have their sessions here.
+    pub ownership: Ownership,
     return_path: ReturnPath,
     promotion: Promotion,
 }
@@ -113,6 +121,7 @@ pub struct Pipeline {
 /// What a frame comes to on departure, before it is moved.
 enum Step {
     Forward(Way, Ip),
+    Ask(Asked, Option<[u8; 6]>, Ip),
     Answer,
 }
 
@@ -126,6 +135,7 @@ impl Pipeline {
             tx_metadata: options.tx_metadata,
             pods: PodTable::default(),
             host: None,
+            ownership: Ownership::ALONE,
             return_path: ReturnPath::new(Sessions::new(options.sessions, options.slots)),
             promotion: Promotion::new(),
         }
@@ -150,7 +160,7 @@ impl Pipeline {
 
     /// Puts other mappings in place of these, which are returned: to be dropped
     /// where there is time for it.
-    pub fn set_mappings(&mut self, mappings: Mappings) -> Mappings {
+    pub fn set_mappings(&mut self, mappings: Arc<Mappings>) -> Arc<Mappings> {
         self.promotion.set_mappings(mappings)
     }
 
@@ -158,19 +168,26 @@ impl Pipeline {
     /// answered in place.
     #[inline]
     pub fn depart(&mut self, mut frame: Frame, source: &Endpoint, now: Nanos) -> Destination {
-        match self.step(&mut frame, source, now) {
-            Ok(Step::Forward(way, ip)) => {
-                let meta = Meta {
-                    from: source.id,
-                    ip,
-                    translation: way.translation,
-                    next_hop: way.next_hop,
-                };
-                Destination::Port(way.port, Handoff { frame, meta })
-            }
-            Ok(Step::Answer) => Destination::Source(frame),
-            Err(rejection) => Destination::Dropped(frame, rejection),
-        }
+        let step = self.step(&mut frame, source, now);
+        destination(frame, source.id, step)
+    }
+
+    /// Decides where a frame goes that asks for a mapped port of the node which
+    /// leads to a pod of this worker's, and has departed elsewhere.
+    pub fn ask(&mut self, handoff: Handoff, now: Nanos) -> Destination {
+        let Handoff { mut frame, meta } = handoff;
+        let parcel = Parcel {
+            head: self.umem.head(&frame),
+            ip: &meta.ip,
+            port: meta.from,
+            now,
+        };
+        // Not to a third worker: while mappings change each may know others.
+        let asked = self.promotion.asked(&parcel);
+        let asked = asked.filter(|asked| self.ownership.has(asked.pod));
+        let way = asked.and_then(|asked| self.look_up(&asked, &parcel, meta.next_hop));
+        let step = self.lead(&mut frame, way, meta.ip);
+        destination(frame, meta.from, step)
     }
 
     #[inline]
@@ -276,12 +293,37 @@ impl Pipeline {
         };
         let way = match (answers, self.pods.get(ip.dst)) {
             (Some(way), _) => Some(way),
-            (None, _) if source.kind == PortKind::Uplink => self.ask(&parcel, Some(from)),
-            (None, Some(pod)) => Some(Way::plain(pod)),
-            (None, None) => self.ask(&parcel, None),
+            (None, Some(pod)) if source.kind != PortKind::Uplink => Some(Way::plain(pod)),
+            (None, _) => {
+                let next_hop = (source.kind == PortKind::Uplink).then_some(from);
+                match self.promotion.asked(&parcel) {
+                    Some(asked) if !self.ownership.has(asked.pod) => {
+                        return Ok(Step::Ask(asked, next_hop, ip));
+                    }
+                    Some(asked) => self.look_up(&asked, &parcel, next_hop),
+                    None => None,
+                }
+            }
         };
-        // Past the host port the host's stack is the router, and counts the
-        // hop itself; else this is the only one.
+        self.lead(frame, way, ip)
+    }
+
+    #[inline]
+    fn look_up(
+        &mut self,
+        asked: &Asked,
+        parcel: &Parcel,
+        next_hop: Option<[u8; 6]>,
+    ) -> Option<Way> {
+        let sessions = &mut self.return_path.sessions;
+        self.promotion.ask(sessions, asked, parcel, next_hop)
+    }
+
+    /// Takes a packet on its way; without one it goes to the host. Past the host
+    /// port the host's stack is the router, and counts the hop itself; else this
+    /// is the only one.
+    #[inline]
+    fn lead(&self, frame: &mut Frame, way: Option<Way>, ip: Ip) -> Result<Step, Rejection> {
         let way = match way {
             None => {
                 let host = self.host.ok_or(DropReason::PortDown)?;
@@ -296,12 +338,6 @@ impl Pipeline {
         }
         rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
         Ok(Step::Forward(way, ip))
-    }
-
-    #[inline]
-    fn ask(&mut self, parcel: &Parcel, next_hop: Option<[u8; 6]>) -> Option<Way> {
-        let sessions = &mut self.return_path.sessions;
-        self.promotion.ask(sessions, parcel, next_hop)
     }
 
     /// Answers for the gateway (RFC 826); a pod may ask in its own name only.
@@ -460,6 +496,29 @@ impl Pipeline {
             self.return_path.arrive_from_host(&parcel, meta.from)?;
         }
         Ok(())
+    }
+}
+
+/// Where a frame from `from` goes with this step.
+#[inline]
+fn destination(frame: Frame, from: PortId, step: Result<Step, Rejection>) -> Destination {
+    let meta = |ip, translation, next_hop| Meta {
+        from,
+        ip,
+        translation,
+        next_hop,
+    };
+    match step {
+        Ok(Step::Forward(way, ip)) => {
+            let meta = meta(ip, way.translation, way.next_hop);
+            Destination::Port(way.port, Handoff { frame, meta })
+        }
+        Ok(Step::Ask(asked, next_hop, ip)) => {
+            let meta = meta(ip, None, next_hop);
+            Destination::Sessions(asked.pod, Handoff { frame, meta })
+        }
+        Ok(Step::Answer) => Destination::Source(frame),
+        Err(rejection) => Destination::Dropped(frame, rejection),
     }
 }
 

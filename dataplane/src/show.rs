@@ -172,6 +172,9 @@ fn host_ports(rows: &[HostPortRow]) -> String {
 struct Stats {
     ports: u64,
     worker: WorkerStats,
+    /// Of an older daemon: none.
+    #[serde(default)]
+    workers: Vec<WorkerStats>,
     drops: Vec<DropRow>,
     xdp_statistics: BTreeMap<String, u64>,
     chunks: Chunks,
@@ -188,6 +191,8 @@ struct WorkerStats {
     session_capacity: u64,
     #[serde(default)]
     recycled_sessions: u64,
+    #[serde(default)]
+    handed_frames: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -203,34 +208,51 @@ struct Chunks {
     free: u64,
     fill: u64,
     tx: u64,
+    #[serde(default)]
+    handoff: u64,
     unaccounted: i64,
 }
 
 fn stats(stats: &Stats) -> String {
     let WorkerStats {
-        turns,
-        busy_turns,
-        sleeps,
         sessions,
         session_capacity,
         recycled_sessions,
+        ..
     } = stats.worker;
+    let workers = match stats.workers.as_slice() {
+        [] | [_] => worker("worker", &stats.worker),
+        several => (0..)
+            .zip(several)
+            .map(|(number, stats)| {
+                let handed = stats.handed_frames;
+                let line = worker(&format!("worker {number}"), stats);
+                format!("{line}, {handed} frames handed to others")
+            })
+            .collect::<Vec<_>>()
+            .join("\n"),
+    };
     let Chunks {
         total,
         free,
         fill,
         tx,
+        handoff,
         unaccounted,
     } = stats.chunks;
+    let handoff = match handoff {
+        0 => String::new(),
+        some => format!(" + {some} between workers"),
+    };
     let sum = match unaccounted {
         0 => "they add up".to_owned(),
         off => format!("{off} on their way (zero when there is no traffic, else a leak)"),
     };
     let mut text = format!(
         "ports     {} with the host port\n\
-         worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
+         {workers}\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
-         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent{handoff}: {sum}\n\n",
         stats.ports
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
@@ -250,6 +272,16 @@ fn stats(stats: &Stats) -> String {
         let _ = write!(text, "{drops}");
     }
     text
+}
+
+fn worker(name: &str, stats: &WorkerStats) -> String {
+    let WorkerStats {
+        turns,
+        busy_turns,
+        sleeps,
+        ..
+    } = stats;
+    format!("{name:<9} {turns} turns, {busy_turns} with frames, {sleeps} sleeps")
 }
 
 /// What the kernel drops before the dataplane sees it (`XDP_STATISTICS`).

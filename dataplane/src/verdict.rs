@@ -52,9 +52,11 @@ pub enum DropReason {
     SessionTableFull,
     /// Of a translated conversation, and cannot be translated.
     Untranslatable,
+    /// The worker that has the destination takes less than is handed to it.
+    HandoffFull,
 }
 
-const OTHERS: [DropReason; 22] = [
+const OTHERS: [DropReason; 23] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -77,6 +79,7 @@ const OTHERS: [DropReason; 22] = [
     DropReason::SessionShare,
     DropReason::SessionTableFull,
     DropReason::Untranslatable,
+    DropReason::HandoffFull,
 ];
 
 impl DropReason {
@@ -125,6 +128,7 @@ impl DropReason {
             Self::SessionShare => 19,
             Self::SessionTableFull => 20,
             Self::Untranslatable => 21,
+            Self::HandoffFull => 22,
         };
         Malformed::ALL.len() + other
     }
@@ -156,6 +160,7 @@ impl DropReason {
             Self::SessionShare => "session-share",
             Self::SessionTableFull => "session-table-full",
             Self::Untranslatable => "untranslatable",
+            Self::HandoffFull => "handoff-full",
         }
     }
 
@@ -186,6 +191,7 @@ impl DropReason {
             Self::SessionShare => "more conversations by the host port than a pod may have",
             Self::SessionTableFull => "more conversations by the host port than there is room for",
             Self::Untranslatable => "a fragment of SCTP, or a routing header, by a hostPort",
+            Self::HandoffFull => "the destination's worker takes less than others hand to it",
         }
     }
 }

@@ -196,6 +196,7 @@ fn every_reason_to_drop_is_provoked_and_counted_once() {
     }
     // These need a destination that does not take what it is given.
     provoked.push(overflow_a_tx_ring());
+    provoked.push(overflow_another_worker());
     provoked.push(take_the_host_port_away());
     provoked.extend(fill_the_session_table());
     provoked.push(answer_in_fragments_of_sctp());
@@ -223,6 +224,7 @@ fn take_the_host_port_away() -> DropReason {
 /// By conversations that go on, from the host in a pod's name.
 fn fill_the_session_table() -> [DropReason; 2] {
     let mut lab = Lab::new(LabOptions {
+        workers: 1,
         pods: 8,
         sessions: 16,
         ..LabOptions::default()
@@ -265,8 +267,7 @@ fn answer_in_fragments_of_sctp() -> DropReason {
         pod_address: v4(2).into(),
         container_port: 80,
     };
-    lab.engine
-        .set_mappings(Mappings::new([node.into()], [mapping]));
+    lab.set_mappings(Mappings::new([node.into()], [mapping]));
     lab.send(1, &build::sctp(client, (node, 8080)).frame(link(1)));
     lab.send(HOST, &build::sctp(client, server).frame(link(HOST)));
     let answer = build::sctp(server, client).payload([0; 40]);
@@ -275,6 +276,26 @@ fn answer_in_fragments_of_sctp() -> DropReason {
     assert_eq!(lab.counters(1).drops.get(DropReason::Untranslatable), 1);
     lab.assert_no_chunk_lost();
     DropReason::Untranslatable
+}
+
+/// One that stands still meanwhile.
+fn overflow_another_worker() -> DropReason {
+    let mut lab = Lab::new(LabOptions {
+        workers: 2,
+        ..LabOptions::default()
+    });
+    let frame = build::udp((v4(1), 1), (v4(2), 2)).frame(link(1));
+    let mut sent = 0;
+    while lab.counters(1).drops.get(DropReason::HandoffFull) == 0 {
+        assert!(lab.inject(1, &frame), "no room to receive");
+        lab.turn_worker(1);
+        lab.assert_no_chunk_lost();
+        sent += 1;
+        assert!(sent <= 2048, "the ring has 1024 entries");
+    }
+    assert_eq!(lab.run().len(), sent - 1, "what was handed over arrives");
+    lab.assert_no_chunk_lost();
+    DropReason::HandoffFull
 }
 
 fn overflow_a_tx_ring() -> DropReason {

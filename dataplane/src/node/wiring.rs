@@ -14,7 +14,8 @@ use sluice_link::{Link, Netlink, Route};
 use super::book::HOST_SLOT;
 use super::host_processes::HostProcesses;
 use super::{NodeError, alone, gateways, uplink};
-use crate::counters::{NodeCounters, PortCounters};
+use crate::counters::PortCounters;
+use crate::fleet::{self, Fleet, FleetOptions};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
 use crate::mappings::Mappings;
 use crate::netfilter::{self, Netfilter, PodRules, Stale, Translated};
@@ -23,7 +24,6 @@ use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
 use crate::sessions::{Listed, Session};
-use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
 /// Chunks beside those in the ports' FILL rings, 64 MiB: a frame on its way
@@ -67,7 +67,7 @@ pub(super) struct Wired {
 /// What ports are wired into. Fields are dropped in this order: sockets close
 /// before a failed start's interfaces and bpf file system go.
 pub(super) struct Wiring {
-    worker: WorkerHandle,
+    fleet: Fleet,
     host: Option<Wired>,
     /// Its queues, by number.
     uplink: Vec<Wired>,
@@ -102,7 +102,8 @@ impl Wiring {
         let (umem, mut pool) =
             Umem::create(chunks).map_err(|cause| NodeError::Memory { chunks, cause })?;
         alone::check(netlink, features, umem, &mut pool)?;
-        let worker = worker::start(WorkerOptions {
+        let fleet = fleet::start(FleetOptions {
+            workers: settings.workers,
             pool,
             doorbell: Doorbell::map(program.doorbell(), slots).map_err(NodeError::Doorbell)?,
             busy_poll: settings.busy_poll,
@@ -113,7 +114,7 @@ impl Wiring {
         })?;
         let host_port = HostPort::take_or_make(Rc::clone(netlink), probe::max_mtu(features))?;
         let mut wiring = Self {
-            worker,
+            fleet,
             host: None,
             uplink: Vec::new(),
             uplink_slot,
@@ -135,7 +136,7 @@ impl Wiring {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        self.worker.is_alive()
+        self.fleet.is_alive()
     }
 
     /// Whether the host port is still there; sockets of new ports share its.
@@ -146,11 +147,12 @@ impl Wiring {
 
     /// The pods' sessions.
     pub(super) fn sessions(&self) -> Result<Vec<Listed>, NodeError> {
-        Ok(self.worker.sessions()?)
+        Ok(self.fleet.sessions()?)
     }
 
-    pub(super) fn node_counters(&self) -> &NodeCounters {
-        self.worker.counters()
+    /// The workers, to count what they have.
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     /// Sets the mapped ports of the node.
@@ -158,7 +160,7 @@ impl Wiring {
     /// # Errors
     /// The worker is gone.
     pub(super) fn set_mappings(&self, mappings: Mappings) -> Result<(), NodeError> {
-        Ok(self.worker.set_mappings(mappings)?)
+        Ok(self.fleet.set_mappings(mappings)?)
     }
 
     /// The wired host port.
@@ -313,7 +315,7 @@ impl Wiring {
 
     fn undo_step(&mut self, step: Step) -> Result<(), NodeError> {
         match step {
-            Step::Worker(id) => self.worker.remove(id)?,
+            Step::Worker(id) => self.fleet.remove(id)?,
             Step::Interface(index) => self.program.clear_port(index)?,
             Step::Socket(slot) => self.program.clear_socket(slot)?,
             Step::Program(interface) => self.program.detach(&interface)?,
@@ -436,7 +438,7 @@ impl Wiring {
         let share = self.host.as_ref().map(|host| &host.socket);
         let xsk = Xsk::open(self.umem, &device, self.features, share)?;
         let socket = xsk.socket();
-        let counters = self.worker.add(PortSpec {
+        let counters = self.fleet.add(PortSpec {
             id: port.id,
             kind: port.kind,
             xsk,
@@ -564,7 +566,7 @@ impl Wiring {
             })
         };
         let sessions = connections.into_iter().filter_map(session).collect();
-        match self.worker.resume(sessions) {
+        match self.fleet.resume(sessions) {
             Ok(0) => {}
             Ok(resumed) => tracing::info!(resumed, "conversations go on by way of the host"),
             Err(error) => tracing::warn!(%error, "could not take up conversations"),

@@ -60,6 +60,20 @@ impl FramePool {
         pools
     }
 
+    /// Makes one pool of all that share a depot again, when their workers are no
+    /// more. `None` of none.
+    #[must_use]
+    pub fn unite(pools: impl IntoIterator<Item = Self>) -> Option<Self> {
+        pools.into_iter().reduce(|mut all, mut one| {
+            all.keep = usize::MAX;
+            all.free.append(&mut one.free);
+            while let Some(magazine) = all.depot.as_ref().and_then(|depot| depot.take()) {
+                all.free.extend_from_slice(&magazine);
+            }
+            Self { depot: None, ..all }
+        })
+    }
+
     /// How many chunks are free in this pool.
     #[must_use]
     pub fn free_chunks(&self) -> usize {
@@ -283,6 +297,9 @@ mod tests {
         let threads = makers.into_iter().chain(takers);
         let pools: Vec<FramePool> = threads.map(|thread| thread.join().unwrap()).collect();
         assert_eq!(free(&pools), 1024);
+        let all = FramePool::unite(pools).unwrap();
+        assert_eq!(all.free_chunks(), 1024);
+        assert_eq!(all.share(1)[0].free_chunks(), 1024);
     }
 
     #[test]
