@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 use serde_json::Value;
-use sluice_control::{Client, PodAddress, PodName, Request};
+use sluice_control::{Client, PodAddress, PodName, Request, rounded};
 use sluice_dataplane::probe::{Report, State};
 
 use crate::cli::{ShowArgs, What};
@@ -104,11 +104,11 @@ fn ports(rows: &[PortRow]) -> String {
         table.add_row([
             row.interface.clone(),
             or_dash(addresses.join("\n")),
-            rounded(counters.rx_frames),
-            rounded(counters.rx_bytes),
-            rounded(counters.tx_frames),
-            rounded(counters.tx_bytes),
-            rounded(counters.drops.values().sum()),
+            short(counters.rx_frames),
+            short(counters.rx_bytes),
+            short(counters.tx_frames),
+            short(counters.tx_bytes),
+            short(counters.drops.values().sum()),
             or_dash(owner(row.pod.as_ref(), &row.container_id)),
         ]);
     }
@@ -122,27 +122,9 @@ fn ports(rows: &[PortRow]) -> String {
 }
 
 /// Three digits and a decimal prefix: `4.64G`. Exact counts are in the JSON.
-fn rounded(count: u64) -> String {
-    let Some(power) = count.checked_ilog10().filter(|power| *power >= 3) else {
-        return count.to_string();
-    };
-    let step = 10_u64.pow(power - 2);
-    let three = count / step + u64::from(count % step >= step / 2);
-    if three == 1000 {
-        return rounded(1000 * step);
-    }
-    let prefix = ["", "k", "M", "G", "T", "P", "E"][power as usize / 3];
-    let decimals = 2 - power % 3;
-    let point = 10_u64.pow(decimals);
-    match decimals {
-        0 => format!("{three}{prefix}"),
-        _ => format!(
-            "{}.{:0width$}{prefix}",
-            three / point,
-            three % point,
-            width = decimals as usize
-        ),
-    }
+fn short(count: u64) -> String {
+    let (digits, prefix) = rounded(count);
+    format!("{digits}{prefix}")
 }
 
 /// As much of a mapping's row as the table has.

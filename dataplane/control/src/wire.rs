@@ -10,6 +10,9 @@ pub const PROTOCOL: u32 = 1;
 /// Feature: [`Attachment::mappings`] are served.
 pub const PORT_MAPPINGS: &str = "port-mappings";
 
+/// Feature: [`Attachment::shaping`] is kept to.
+pub const SHAPING: &str = "shaping";
+
 /// No request or response is longer than this; `show` of 1,024 ports fits.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
@@ -97,12 +100,15 @@ impl Request {
     /// The features that a daemon must have to serve this request.
     #[must_use]
     pub fn requires(&self) -> Vec<String> {
-        let features: &[&str] = match self {
-            Self::Attach { attachment } if !attachment.mappings.is_empty() => &[PORT_MAPPINGS],
-            Self::Check { .. } | Self::ShowHostPorts => &[PORT_MAPPINGS],
-            _ => &[],
+        let features = match self {
+            Self::Attach { attachment } => [
+                (!attachment.mappings.is_empty()).then_some(PORT_MAPPINGS),
+                attachment.shaping.is_limited().then_some(SHAPING),
+            ],
+            Self::Check { .. } | Self::ShowHostPorts => [Some(PORT_MAPPINGS), None],
+            _ => [None, None],
         };
-        features.iter().map(|feature| (*feature).into()).collect()
+        features.into_iter().flatten().map(str::to_owned).collect()
     }
 }
 
