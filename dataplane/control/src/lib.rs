@@ -31,7 +31,7 @@ pub use bandwidth::{AskedLimit, Bandwidth, InvalidBandwidth, LimitChange};
 pub use client::{Client, ClientError};
 pub use mapping::{HostEnd, PortMapping, Protocol, Redirect, check_mappings};
 pub use names::{check_ifname, check_label, check_name, check_pod_mac};
-pub use quantity::rounded;
+pub use quantity::{parse_quantity, rounded};
 pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings, Uplink};
 pub use shaping::{BURSTS, Limit, MAX_SUBNETS, QUEUE_MILLIS, RATES, Shaping};
 pub use wire::{
