@@ -23,7 +23,6 @@ use sluice_control::{
     NodeStatus, Refusal, Request, Response,
 };
 use sluice_link::{LinkError, Netlink};
-use tracing::field::display;
 
 use crate::forwarding::{self, ForwardingError};
 use crate::host_port::{GATEWAY_MAC, HostPortError};
@@ -322,7 +321,9 @@ impl Node {
                     id = name,
                     slot = port.slot,
                     interface = link.name,
-                    limits = shaping.is_limited().then(|| display(shaping)),
+                    limits = shaping
+                        .is_limited()
+                        .then(|| tracing::field::display(shaping)),
                     "attached"
                 );
                 self.book.insert(Entry { attachment, wired });

@@ -2,9 +2,7 @@
 
 use std::error::Error;
 
-use sluice_control::{
-    AskedLimit, Attachment, Client, LimitChange, RATES, parse_quantity,
-};
+use sluice_control::{AskedLimit, Attachment, Client, LimitChange, RATES, parse_quantity};
 
 use crate::cli::BandwidthArgs;
 use crate::conflist;
@@ -151,9 +149,17 @@ mod tests {
             }
         }
         for (container, interface, candidates) in [
-            ("abc", None, vec!["eth0 of container abc1 ", "net1", "abc12"]),
+            (
+                "abc",
+                None,
+                vec!["eth0 of container abc1 ", "net1", "abc12"],
+            ),
             ("abc1", None, vec!["eth0", "net1"]),
-            ("abc", Some("eth0"), vec!["abc1 ", "abc12 in network pods (pod default/db)"]),
+            (
+                "abc",
+                Some("eth0"),
+                vec!["abc1 ", "abc12 in network pods (pod default/db)"],
+            ),
         ] {
             let error = find(&all, container, interface).unwrap_err();
             assert_eq!(error.lines().count(), 1 + candidates.len(), "{error}");

@@ -453,12 +453,13 @@ mod tests {
 
     #[test]
     fn limits_are_said_in_words_below() {
-        let row = |interface: &str, shaping: Value| {
-            json!({"interface": interface, "counters": counters(), "shaping": shaping})
-        };
+        let row = |interface: &str, shaping: Value| json!({"interface": interface, "counters": counters(), "shaping": shaping});
         let limit = json!({"rate": 10_000_000, "burst": 100_000});
         let rows = json!([
-            row("slv1", json!({"egress": limit, "ingress": limit, "queue_millis": 5})),
+            row(
+                "slv1",
+                json!({"egress": limit, "ingress": limit, "queue_millis": 5})
+            ),
             row("slv2", json!({})),
             row("slv3", json!({"egress": limit})),
         ]);

@@ -60,7 +60,9 @@ pub fn parse_quantity(text: &str) -> Result<u64, &'static str> {
     let digits: u64 = format!("{whole}{fraction}")
         .parse()
         .map_err(|_| "is too large")?;
-    let power = u32::try_from(decimals).ok().and_then(|d| 10_u64.checked_pow(d));
+    let power = u32::try_from(decimals)
+        .ok()
+        .and_then(|d| 10_u64.checked_pow(d));
     power
         .and_then(|power| digits.checked_mul(power))
         .ok_or("is too large")

@@ -55,6 +55,10 @@ pub struct Envelope {
 /// What the daemon can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is moved a few times"
+)]
 pub enum Request {
     /// What the plugin must know before it makes a veth.
     Describe,

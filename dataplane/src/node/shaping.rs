@@ -26,7 +26,8 @@ impl Node {
             Refusal::new(code, message)
         };
         let entry = self.book.get_mut(id);
-        let entry = entry.ok_or_else(|| about(ErrorCode::Invalid, "this daemon does not serve it"))?;
+        let entry =
+            entry.ok_or_else(|| about(ErrorCode::Invalid, "this daemon does not serve it"))?;
         let changed = entry
             .attachment
             .reshape(ingress, egress)
