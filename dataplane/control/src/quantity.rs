@@ -38,9 +38,80 @@ pub(crate) fn in_words(count: u64) -> String {
     format!("{digits} {prefix}")
 }
 
+/// A whole number with a decimal prefix behind it, or without: `20M`, `1.5k`.
+///
+/// # Errors
+/// The rule in words.
+pub fn parse_quantity(text: &str) -> Result<u64, &'static str> {
+    const RULE: &str = "must be a number, with k, M, G, T or P behind it if need be, as 20M";
+    let prefix = text.len() - usize::from(text.ends_with(|c: char| !c.is_ascii_digit()));
+    let (number, prefix) = text.split_at_checked(prefix).ok_or(RULE)?;
+    let power = PREFIXES[..6].iter().position(|known| *known == prefix);
+    let mut decimals = 3 * power.ok_or(RULE)?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) {
+        return Err(RULE);
+    }
+    let fraction = fraction.trim_end_matches('0');
+    decimals = decimals
+        .checked_sub(fraction.len())
+        .ok_or("must be a whole number, with its prefix")?;
+    let digits: u64 = format!("{whole}{fraction}")
+        .parse()
+        .map_err(|_| "is too large")?;
+    let power = u32::try_from(decimals)
+        .ok()
+        .and_then(|d| 10_u64.checked_pow(d));
+    power
+        .and_then(|power| digits.checked_mul(power))
+        .ok_or("is too large")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quantities_are_read_exactly() {
+        for (text, value) in [
+            ("0", 0),
+            ("1500", 1500),
+            ("20M", 20_000_000),
+            ("1.5k", 1500),
+            ("1.50G", 1_500_000_000),
+            ("0.001k", 1),
+            ("1.0", 1),
+            ("2.5T", 2_500_000_000_000),
+            ("1P", 1_000_000_000_000_000),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(parse_quantity(text), Ok(value), "{text}");
+        }
+        for (text, needle) in [
+            ("", "number"),
+            ("M", "number"),
+            ("20m", "number"),
+            ("20K", "number"),
+            ("20Mi", "number"),
+            ("20 M", "number"),
+            ("-1", "number"),
+            ("+1", "number"),
+            ("1e7", "number"),
+            ("1.2.3", "number"),
+            (".5M", "number"),
+            ("1.M", "number"),
+            ("20\u{b5}", "number"),
+            ("1E", "number"),
+            ("1.5", "whole"),
+            ("1.0005k", "whole"),
+            ("18446744073709551616", "too large"),
+            ("99999P", "too large"),
+        ] {
+            let error = parse_quantity(text).unwrap_err();
+            assert!(error.contains(needle), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn counts_keep_three_digits() {

@@ -220,7 +220,7 @@ impl Wiring {
             link,
             queue: 0,
             mac: attachment.pod_mac,
-            mtu: attachment.mtu,
+            mtu: attachment.frame_mtu(),
             addresses: attachment
                 .addresses
                 .iter()
