@@ -116,6 +116,7 @@ impl<'a> Add<'a> {
             mappings: self.requests.mappings.clone().unwrap_or_default(),
             snat: self.settings.snat(),
             masq_all: self.settings.masq_all,
+            gro: self.settings.gro(),
         };
         attachment.validate().map_err(|error| {
             Error::ipam(format!(

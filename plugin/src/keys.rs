@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 /// The keys that are read, here or elsewhere.
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
     "mtu",
     "localMtu",
     "ipMasq",
@@ -19,6 +19,7 @@ const OURS: [&str; 15] = [
     "logLevel",
     "snat",
     "masqAll",
+    "gro",
     "markMasqBit",
     "externalSetMarkChain",
     "conditionsV4",

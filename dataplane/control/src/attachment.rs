@@ -91,6 +91,10 @@ pub struct Attachment {
     /// without `snat`.
     #[serde(default)]
     pub masq_all: bool,
+    /// Whether TCP segments to the pod may be merged (`gro`). A merged one says
+    /// not what it was made of, so a pod that forwards could not.
+    #[serde(default = "yes")]
+    pub gro: bool,
 }
 
 /// With the pod's name where it is known.
@@ -266,6 +270,7 @@ mod tests {
             mappings: Vec::new(),
             snat: true,
             masq_all: false,
+            gro: true,
         }
     }
 

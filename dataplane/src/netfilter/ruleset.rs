@@ -337,6 +337,7 @@ mod tests {
             mappings: Vec::new(),
             snat: true,
             masq_all: false,
+            gro: true,
         }
     }
 

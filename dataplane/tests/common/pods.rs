@@ -110,6 +110,7 @@ pub(crate) fn pod_with(number: u8, addresses: &[&str]) -> Attachment {
         mappings: Vec::new(),
         snat: true,
         masq_all: false,
+        gro: true,
     }
 }
 

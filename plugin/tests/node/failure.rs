@@ -176,6 +176,7 @@ fn a_foreign_xdp_program_is_never_evicted() {
         mappings: Vec::new(),
         snat: true,
         masq_all: false,
+        gro: true,
     };
     let refused = node.client.ask(Request::Attach { attachment }).unwrap_err();
     let ClientError::Refused(refusal) = refused else {
