@@ -56,6 +56,9 @@ pub struct PortSpec {
     /// The far end's next hops, which ARP and neighbour discovery ask for;
     /// ICMP errors come from the first of the right family.
     pub gateways: Vec<IpAddr>,
+    /// Whether TCP segments to it may be merged, where the kernel offers what
+    /// that takes: only to one that forwards nothing.
+    pub gro: bool,
 }
 
 /// Who is at a port's far end: what the pipeline asks of a port.
@@ -123,12 +126,15 @@ pub struct Port {
     pub(crate) dirty: bool,
     /// Is in the engine's list of ports that the pool could not fill.
     pub(crate) hungry: bool,
+    /// TCP segments to it are merged.
+    pub(crate) merges: bool,
 }
 
 impl Port {
     /// A port of `spec`, without a frame so far.
     #[must_use]
     pub fn new(spec: PortSpec, now: Nanos) -> Self {
+        let merges = spec.gro && spec.xsk.features().can_merge();
         Self {
             endpoint: Endpoint {
                 id: spec.id,
@@ -147,6 +153,7 @@ impl Port {
             stuck: false,
             dirty: false,
             hungry: false,
+            merges,
         }
     }
 

@@ -226,6 +226,7 @@ impl Wiring {
                 .map(|pod| pod.address.addr())
                 .collect(),
             gateways: gateways(attachment),
+            gro: attachment.gro,
         })
     }
 
@@ -348,6 +349,7 @@ impl Wiring {
             mtu: link.mtu,
             addresses: Vec::new(),
             gateways: HostPort::next_hops(),
+            gro: false,
         })?;
         self.host = Some(host);
         Ok(())
@@ -414,6 +416,7 @@ impl Wiring {
                 mtu: link.mtu,
                 addresses: Vec::new(),
                 gateways: Vec::new(),
+                gro: false,
             })?;
             let socket = wired.socket.clone();
             self.uplink.push(wired);
@@ -444,6 +447,7 @@ impl Wiring {
             mtu: port.mtu,
             addresses: port.addresses,
             gateways: port.gateways,
+            gro: port.gro,
         })?;
         Ok(Wired {
             id: port.id,
@@ -669,4 +673,5 @@ struct NewPort<'a> {
     mtu: u32,
     addresses: Vec<IpAddr>,
     gateways: Vec<IpAddr>,
+    gro: bool,
 }
