@@ -23,7 +23,6 @@ impl Chain {
 
     /// The frame so far.
     #[inline]
-    #[must_use]
     pub fn frame(&self) -> &Frame {
         &self.frame
     }
