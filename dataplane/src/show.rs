@@ -169,6 +169,8 @@ fn host_ports(rows: &[HostPortRow]) -> String {
 struct Stats {
     ports: u64,
     worker: WorkerStats,
+    #[serde(default)]
+    merged_frames: u64,
     drops: Vec<DropRow>,
     xdp_statistics: BTreeMap<String, u64>,
     chunks: Chunks,
@@ -227,8 +229,9 @@ fn stats(stats: &Stats) -> String {
         "ports     {} with the host port\n\
          worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
+         gro       {} TCP segments became the end of another frame\n\
          chunks    {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
-        stats.ports
+        stats.ports, stats.merged_frames
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
     for row in stats.drops.iter().filter(|row| row.frames > 0) {
@@ -265,11 +268,13 @@ const KERNEL_DROPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the kernel offers, and how hostPorts are served from outside.
+/// What the kernel offers, and what it is enough for.
 #[derive(Debug, Deserialize)]
 struct Kernel {
     #[serde(flatten)]
     report: Report,
+    /// Of an older daemon: none.
+    gro: Option<bool>,
     /// Of an older daemon: none.
     uplink: Option<Uplink>,
 }
@@ -281,7 +286,19 @@ enum Uplink {
     Kernel { reason: String },
 }
 
-fn kernel(Kernel { report, uplink }: &Kernel) -> String {
+fn kernel(answer: &Kernel) -> String {
+    let Kernel {
+        report,
+        gro,
+        uplink,
+    } = answer;
+    let gro = match gro {
+        None => "",
+        Some(true) => "TCP segments to pods: merged, unless their network has \"gro\": false\n",
+        Some(false) => {
+            "TCP segments to pods: not merged, for want of multi-buffer or tx-metadata\n"
+        }
+    };
     let uplink = match uplink {
         None => String::new(),
         Some(Uplink::Served { interface, queues }) => {
@@ -305,7 +322,7 @@ fn kernel(Kernel { report, uplink }: &Kernel) -> String {
         };
         table.add_row([name, state, &finding.since, &finding.cost]);
     }
-    format!("Linux {}\n{uplink}\n{table}\n{reasons}", report.kernel)
+    format!("Linux {}\n{uplink}{gro}\n{table}\n{reasons}", report.kernel)
 }
 
 #[derive(Debug, Deserialize)]
@@ -503,6 +520,7 @@ mod tests {
             "ports": 2,
             "worker": {"turns": 9, "busy_turns": 4, "sleeps": 3, "chunks": 0,
                        "sessions": 5, "session_capacity": 60, "recycled_sessions": 2},
+            "merged_frames": 77,
             "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
                       {"reason": "no-pod", "frames": 0, "help": "nobody"}],
             "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
@@ -515,6 +533,7 @@ mod tests {
     fn chunks_that_add_up_say_so() {
         assert!(stats_with(0, 0).contains("10 being sent: they add up"));
         assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
+        assert!(stats_with(0, 0).contains("77 TCP segments"));
         assert!(stats_with(5, 0).contains("5 on their way"));
     }
 
@@ -583,8 +602,9 @@ mod tests {
             {"feature": "multi-buffer", "state": "missing", "reason": "bind: EINVAL",
              "since": "6.6", "cost": "jumbo frames"},
             {"feature": "tx-metadata", "state": "without", "since": "6.8", "cost": "checksums"},
-        ]});
+        ], "gro": false});
         let text = render(What::Kernel, answer).unwrap();
+        assert!(text.contains("not merged"), "{text}");
         assert!(text.contains("multi-buffer: bind: EINVAL"), "{text}");
         assert!(text.contains("off (--without)"), "{text}");
     }
