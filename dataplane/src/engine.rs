@@ -2,6 +2,7 @@
 //! its loop. No thread, no sleep, no clock: those are the worker's.
 
 mod crossing;
+mod shaping;
 
 use std::net::IpAddr;
 use std::ops::AddAssign;
@@ -9,16 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::NodeCounters;
+use crate::gro::{Arrival, Departure, Gro};
 use crate::handoff::{Crossing, Peers, Tell};
 use crate::mappings::Mappings;
 use crate::packet::offload::Partial;
-use crate::packet::{Ethernet, icmp};
+use crate::packet::{Ethernet, icmp, protocol};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::{Session, Sessions};
+use crate::shaper::{Budget, Direction, Store, Timers};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
-use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool, Xsk};
+use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, FILL_DEPTH, Frame, FramePool, Xsk};
 
 /// How far ahead of the frame at hand headers are fetched into the cache.
 const PREFETCH: usize = 8;
@@ -37,6 +40,7 @@ pub struct Engine {
     /// Which of the doorbell's bits are this worker's.
     mine: Vec<u64>,
     peers: Peers,
+    gro: Gro,
     /// Slots whose rings are looked at in every turn; a bit each in `listed`.
     active: Vec<u16>,
     listed: Vec<u64>,
@@ -44,6 +48,10 @@ pub struct Engine {
     dirty: Vec<u16>,
     /// Slots whose FILL ring the pool could not fill.
     hungry: Vec<u16>,
+    /// Frames that wait in shapers, and when these are due.
+    store: Store,
+    timers: Timers,
+    budget: Budget,
     counters: Arc<NodeCounters>,
 }
 
@@ -56,6 +64,8 @@ pub struct Turn {
     pub chunks: usize,
     /// Some frames wait for the kernel or for another worker to take them.
     pub pending: bool,
+    /// When a frame that waits in a shaper may go.
+    pub due: Option<Nanos>,
 }
 
 /// What came from a port, or from several.
@@ -81,6 +91,8 @@ impl Engine {
         counters.free_chunks.set(pool.free_chunks() as u64);
         let capacity = pipeline.sessions().capacity();
         counters.session_capacity.set(capacity.into());
+        let filled = usize::from(slots) * FILL_DEPTH as usize;
+        let budget = Budget::new((pool.umem().chunks() as usize).saturating_sub(filled));
         Self {
             ports: (0..slots).map(|_| None).collect(),
             pipeline,
@@ -89,9 +101,13 @@ impl Engine {
             mine: vec![u64::MAX; doorbell.words().len()],
             peers: Peers::none(),
             doorbell,
+            gro: Gro::default(),
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
+            store: budget.store(),
+            timers: Timers::new(slots.into()),
+            budget,
             counters,
         }
     }
@@ -207,7 +223,8 @@ impl Engine {
     /// until that is closed: [`Engine::reclaim`].
     pub fn remove(&mut self, id: PortId) -> Option<Box<Port>> {
         self.port(id)?;
-        let port = self.ports.get_mut(usize::from(id.slot))?.take()?;
+        let mut port = self.ports.get_mut(usize::from(id.slot))?.take()?;
+        self.discard_held(&mut port);
         self.forget(id);
         self.pipeline.sessions_mut().remove_pod(id);
         self.active.retain(|slot| *slot != id.slot);
@@ -268,6 +285,10 @@ impl Engine {
             received += got;
             i += 1;
         }
+        self.release_held(now);
+        while let Some(departure) = self.gro.pop(self.pool.umem()) {
+            self.release(departure, now);
+        }
         let held_back = self.peers.flush();
         let pending = self.flush(now) || held_back || !self.hungry.is_empty();
         let expired = self.pipeline.sessions_mut().expire(now);
@@ -278,6 +299,7 @@ impl Engine {
             self.counters
                 .free_chunks
                 .set(self.pool.free_chunks() as u64);
+            self.counters.held_chunks.set(self.store.chunks().into());
             let sessions = self.pipeline.sessions();
             self.counters.sessions.set(sessions.in_use().into());
             self.counters.recycled_sessions.set(sessions.recycled());
@@ -286,6 +308,7 @@ impl Engine {
             frames: received.frames,
             chunks: received.chunks,
             pending,
+            due: self.timers.next(),
         }
     }
 
@@ -387,36 +410,39 @@ impl Engine {
                 continue;
             };
             let id = source.endpoint.id;
-            let destination = self.pipeline.depart(frame, &source.endpoint, now);
-            self.send(id, destination, now);
-        }
-    }
-
-    /// Sends a frame from `source` where it is to go.
-    #[inline]
-    fn send(&mut self, source: PortId, destination: Destination, now: Nanos) {
-        match destination {
-            Destination::Port(to, handoff) => self.deliver(to, handoff, now),
-            Destination::Sessions(pod, handoff) => self.hand_over(pod, Crossing::Ask(handoff)),
-            Destination::Source(answer) => {
-                if let Some(port) = find(&mut self.ports, source) {
-                    port.counters.answered.add(1);
+            match self.pipeline.depart(frame, &source.endpoint, now) {
+                Destination::Port(to, handoff) => self.leave(to, handoff, now),
+                Destination::Source(answer) => {
+                    source.counters.answered.add(1);
+                    self.queue(id, answer, None, now);
                 }
-                self.queue(source, answer, None, now);
-            }
-            Destination::Dropped(frame, rejection) => {
-                self.count_drop(source, rejection.reason);
-                self.reject(source, frame, &rejection, now);
+                Destination::Dropped(frame, rejection) => {
+                    source.counters.drops.count(rejection.reason);
+                    self.reject(id, frame, &rejection, now);
+                }
             }
         }
     }
 
-    /// Hands a frame to its destination port.
+    /// Hands a frame to its destination port, within that one's ingress limit.
     #[inline]
-    fn deliver(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
+    fn deliver(&mut self, to: PortId, handoff: Handoff, now: Nanos) {
         if !self.pipeline.ownership.has(to) {
-            return self.hand_over(to, Crossing::Arrive(to, handoff));
+            return self.hand_over(to, Crossing::Frame(to, handoff));
         }
+        let is_shaped = find(&mut self.ports, to)
+            .is_some_and(|port| port.shapers.get(Direction::Ingress).is_some());
+        if !is_shaped {
+            return self.arrive(to, handoff, now);
+        }
+        if let Some(held) = self.shape(to, Direction::Ingress, to, handoff, now) {
+            self.arrive(to, held.handoff, now);
+        }
+    }
+
+    /// Makes a frame ready for its destination port, and queues it there.
+    #[inline]
+    fn arrive(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
         let Some(target) = find(&mut self.ports, to) else {
             // A session outlives the port by which its answers leave.
             self.count_drop(handoff.meta.from, DropReason::PortDown);
@@ -424,12 +450,38 @@ impl Engine {
             return;
         };
         match self.pipeline.arrive(&mut handoff, &target.endpoint, now) {
+            Ok(partial) if target.merges && handoff.meta.ip.protocol == protocol::TCP => {
+                let arrival = Arrival {
+                    to,
+                    mtu: target.endpoint.mtu,
+                    frame: handoff.frame,
+                    ip: handoff.meta.ip,
+                    partial,
+                };
+                for departure in self.gro.add(self.pool.umem(), arrival) {
+                    self.release(departure, now);
+                }
+            }
             Ok(partial) => self.queue(to, handoff.frame, partial, now),
             Err(rejection) => {
                 target.counters.drops.count(rejection.reason);
                 self.reject(handoff.meta.from, handoff.frame, &rejection, now);
             }
         }
+    }
+
+    /// Queues what may have been several frames.
+    fn release(&mut self, departure: Departure, now: Nanos) {
+        let Departure {
+            to,
+            frame,
+            partial,
+            segments,
+        } = departure;
+        if let Some(port) = find(&mut self.ports, to) {
+            port.counters.merged_frames.add(u64::from(segments) - 1);
+        }
+        self.queue(to, frame, partial, now);
     }
 
     /// Queues a frame to a port; a full ring drops, it never waits.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use mio::{Poll, Waker};
-use sluice_control::BusyPoll;
+use sluice_control::{BusyPoll, Shaping};
 
 use crate::counters::{NodeSnapshot, PortCounters};
 use crate::engine::Engine;
@@ -17,8 +17,9 @@ use crate::ownership::Ownership;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{PortId, PortSpec};
 use crate::sessions::{self, Listed, Session};
+use crate::shaper::Shapers;
 use crate::verdict::DropReason;
-use crate::worker::{self, WAKER, WorkerError, WorkerHandle, WorkerOptions};
+use crate::worker::{self, Limits, WAKER, WorkerError, WorkerHandle, WorkerOptions};
 use crate::xsk::{Depot, Doorbell, FramePool, Xsk};
 
 /// Sockets that one thread closes at the end.
@@ -145,6 +146,23 @@ impl Fleet {
             // Here and not on the worker: closing waits for an RCU grace period.
             Some(port) => owner.reclaim(port.xsk.close()),
         }
+    }
+
+    /// Changes what a port's traffic is held to, and the largest packet that goes
+    /// with it, in bytes. A success also if there is no such port.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub fn set_shaping(
+        &self,
+        port: PortId,
+        shaping: &Shaping,
+        mtu: u32,
+    ) -> Result<(), WorkerError> {
+        let shapers = Shapers::new(shaping, mtu);
+        let limits = Limits { port, shapers, mtu };
+        // The former ones are freed here and not on the worker.
+        self.owner(port).set_shapers(limits).map(drop)
     }
 
     /// Sets the mapped ports of the node.

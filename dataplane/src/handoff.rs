@@ -34,11 +34,8 @@ const RING: usize = 1024;
 /// What one worker hands to another.
 #[derive(Debug)]
 pub(crate) enum Crossing {
-    /// A frame for a port of the other's.
-    Arrive(PortId, Handoff),
-    /// A frame for a mapped port of the node that leads to a pod of the other's,
-    /// whose sessions are to say where it goes.
-    Ask(Handoff),
+    /// A frame for a port of the other's, or one that asks its sessions.
+    Frame(PortId, Handoff),
     /// A frame that was dropped, and counted: the other has its source, which is
     /// told why.
     Tell(Tell),
@@ -62,14 +59,14 @@ const _: () = assert!(size_of::<Crossing>() <= 192, "three cache lines");
 impl Crossing {
     pub(crate) fn frame(&self) -> &Frame {
         match self {
-            Self::Arrive(_, handoff) | Self::Ask(handoff) => &handoff.frame,
+            Self::Frame(_, handoff) => &handoff.frame,
             Self::Tell(tell) => &tell.frame,
         }
     }
 
     pub(crate) fn into_frame(self) -> Frame {
         match self {
-            Self::Arrive(_, handoff) | Self::Ask(handoff) => handoff.frame,
+            Self::Frame(_, handoff) => handoff.frame,
             Self::Tell(tell) => tell.frame,
         }
     }

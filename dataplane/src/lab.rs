@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Add;
 use std::sync::Arc;
 
+use sluice_control::Shaping;
+
 use crate::counters::{NodeSnapshot, PortCounters};
 use crate::engine::Engine;
 use crate::handoff::{Peers, Sleeper, Underway};
@@ -13,6 +15,7 @@ use crate::ownership::Ownership;
 use crate::packet::Ethernet;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{PortId, PortKind, PortSpec};
+use crate::shaper::Shapers;
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::xsk::memory::{self, MemoryKernel, Sent};
@@ -44,6 +47,8 @@ pub struct LabOptions {
     pub sessions: u32,
     /// What the kernel offers.
     pub features: Features,
+    /// Whether TCP segments to pods are merged.
+    pub gro: bool,
 }
 
 impl LabOptions {
@@ -76,6 +81,7 @@ impl Default for LabOptions {
                 tx_metadata: true,
                 tx_budget: true,
             },
+            gro: true,
         }
     }
 }
@@ -90,6 +96,7 @@ pub struct Lab {
     ports: Vec<Option<LabPort>>,
     first_uplink: u16,
     features: Features,
+    gro: bool,
     umem: &'static Umem,
     now: Nanos,
 }
@@ -176,6 +183,7 @@ impl Lab {
             ports: (0..slots).map(|_| None).collect(),
             first_uplink: options.pods + 1,
             features: options.features,
+            gro: options.gro,
             umem,
             now: Nanos(0),
         };
@@ -208,6 +216,8 @@ impl Lab {
             mtu,
             addresses,
             gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
+            shapers: Shapers::default(),
+            gro: kind == PortKind::Pod && self.gro,
         };
         let addresses = spec.addresses.clone();
         let owner = self.owner(id);
@@ -261,6 +271,15 @@ impl Lab {
     #[must_use]
     pub fn workers(&self) -> usize {
         self.engines.len()
+    }
+
+    /// Holds a pod to limits, as Attach and `set bandwidth` do.
+    pub fn shape(&mut self, slot: u16, shaping: &Shaping, mtu: u32) {
+        if let Some(id) = self.ports[usize::from(slot)].as_ref().map(|port| port.id) {
+            let shapers = Shapers::new(shaping, mtu);
+            let owner = self.owner(id);
+            drop(self.engines[owner].set_shapers(id, shapers, mtu, self.now));
+        }
     }
 
     /// Lets time pass.
@@ -363,6 +382,25 @@ impl Lab {
             .fold(NodeSnapshot::default(), NodeSnapshot::add)
     }
 
+    /// Free chunks, in pools and their depot.
+    #[must_use]
+    pub fn free_chunks(&self) -> usize {
+        let own: usize = self.engines.iter().map(Engine::free_chunks).sum();
+        own + self.engines[0].stored_chunks()
+    }
+
+    /// Chunks of frames that wait in shapers.
+    #[must_use]
+    pub fn held_chunks(&self) -> u32 {
+        self.engines.iter().map(Engine::held_chunks).sum()
+    }
+
+    /// Drops that no port counts.
+    fn node_drops(&self) -> u64 {
+        let reasons = DropReason::ALL.into_iter();
+        reasons.map(|reason| self.worker_drops(reason)).sum()
+    }
+
     /// Drops for this reason that no port counts.
     #[must_use]
     pub fn worker_drops(&self, reason: DropReason) -> u64 {
@@ -381,15 +419,31 @@ impl Lab {
             .filter_map(|id| self.engines[self.owner(id)].port(id))
             .map(|port| u64::from(port.xsk.filled()) + u64::from(port.xsk.sent()))
             .sum();
-        let free: usize = self.engines.iter().map(Engine::free_chunks).sum();
-        let stored = self.engines[0].stored_chunks();
-        let underway = self.underway.chunks();
+        let (free, underway) = (self.free_chunks(), self.underway.chunks());
+        let waiting = self.held_chunks();
         assert_eq!(
-            held + (free + stored + underway) as u64,
+            held + u64::from(waiting) + (free + underway) as u64,
             u64::from(self.umem.chunks()),
-            "chunks in rings ({held}), free ({free}), in the depot ({stored}), \
-             between workers ({underway})"
+            "chunks in rings ({held}), in shapers ({waiting}), between workers ({underway}) \
+             and free ({free})"
         );
+    }
+
+    /// Fails unless every frame is accounted for, and every chunk: the law of
+    /// [`PortCounters`].
+    ///
+    /// # Panics
+    /// If a frame or a chunk is missing, or was counted twice.
+    pub fn assert_conserved(&mut self) {
+        let (mut came, mut went) = (0, 0);
+        for LabPort { counters, .. } in self.ports.iter().flatten() {
+            let dropped: u64 = counters.drops.snapshot().values().sum();
+            came += counters.rx_frames.get() + counters.icmp_errors.get();
+            went += counters.tx_frames.get() + counters.merged_frames.get() + dropped;
+        }
+        went += self.node_drops();
+        assert_eq!(came, went, "frames that came, and that went");
+        self.assert_no_chunk_lost();
     }
 
     /// Takes the lab apart: its memory, with all chunks free.

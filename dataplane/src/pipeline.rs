@@ -39,23 +39,47 @@ pub struct Handoff {
 pub struct Meta {
     /// Where it came from, and where an ICMP error goes.
     pub from: PortId,
-    /// Its headers, as it came.
+    /// Its headers, as it came; once it has arrived, as it leaves.
     pub ip: Ip,
     /// What becomes of it.
     translation: Option<Translation>,
     /// To which MAC address it goes, if there may be several behind the port; of
-    /// what asks for sessions, from which it came.
+    /// what asks, from which it came.
     next_hop: Option<[u8; 6]>,
+    asks: bool,
+}
+
+impl Handoff {
+    /// Whether it asks for a mapped port of the node, and the sessions of the pod
+    /// behind that are to say where it goes: [`Pipeline::ask`], where they are.
+    #[inline]
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.meta.asks
+    }
+}
+
+#[cfg(test)]
+impl Handoff {
+    /// A frame that goes the plain way.
+    pub(crate) fn plain(frame: Frame, from: PortId, ip: Ip) -> Self {
+        let meta = Meta {
+            from,
+            ip,
+            translation: None,
+            next_hop: None,
+            asks: false,
+        };
+        Self { frame, meta }
+    }
 }
 
 /// Where a frame goes from its source port.
 #[derive(Debug)]
 pub enum Destination {
-    /// To another port.
+    /// To another port, or to where the sessions of that pod say, which are another
+    /// worker's ([`Handoff::asks`]).
     Port(PortId, Handoff),
-    /// Where the sessions of this pod say, which are another worker's:
-    /// [`Pipeline::ask`] there.
-    Sessions(PortId, Handoff),
     /// Back to its source: it holds the answer to its own question now.
     Source(Frame),
     /// Nowhere.
@@ -168,26 +192,52 @@ impl Pipeline {
     /// answered in place.
     #[inline]
     pub fn depart(&mut self, mut frame: Frame, source: &Endpoint, now: Nanos) -> Destination {
-        let step = self.step(&mut frame, source, now);
-        destination(frame, source.id, step)
+        match self.step(&mut frame, source, now) {
+            Ok(Step::Forward(way, ip)) => {
+                Destination::Port(way.port, handoff_by(way, frame, source.id, ip))
+            }
+            Ok(Step::Ask(asked, next_hop, ip)) => {
+                let meta = Meta {
+                    from: source.id,
+                    ip,
+                    translation: None,
+                    next_hop,
+                    asks: true,
+                };
+                Destination::Port(asked.pod, Handoff { frame, meta })
+            }
+            Ok(Step::Answer) => Destination::Source(frame),
+            Err(rejection) => Destination::Dropped(frame, rejection),
+        }
     }
 
-    /// Decides where a frame goes that asks for a mapped port of the node which
-    /// leads to a pod of this worker's, and has departed elsewhere.
-    pub fn ask(&mut self, handoff: Handoff, now: Nanos) -> Destination {
+    /// Decides where a frame goes that asks, and has departed on another worker.
+    ///
+    /// # Errors
+    /// The frame, and why it goes nowhere.
+    pub fn ask(
+        &mut self,
+        handoff: Handoff,
+        now: Nanos,
+    ) -> Result<(PortId, Handoff), (Frame, Rejection)> {
         let Handoff { mut frame, meta } = handoff;
+        let Meta {
+            from, ip, next_hop, ..
+        } = meta;
         let parcel = Parcel {
             head: self.umem.head(&frame),
-            ip: &meta.ip,
-            port: meta.from,
+            ip: &ip,
+            port: from,
             now,
         };
         // Not to a third worker: while mappings change each may know others.
         let asked = self.promotion.asked(&parcel);
         let asked = asked.filter(|asked| self.ownership.has(asked.pod));
-        let way = asked.and_then(|asked| self.look_up(&asked, &parcel, meta.next_hop));
-        let step = self.lead(&mut frame, way, meta.ip);
-        destination(frame, meta.from, step)
+        let way = asked.and_then(|asked| self.look_up(&asked, &parcel, next_hop));
+        match self.lead(&mut frame, way, &ip) {
+            Ok(way) => Ok((way.port, handoff_by(way, frame, from, ip))),
+            Err(rejection) => Err((frame, rejection)),
+        }
     }
 
     #[inline]
@@ -305,7 +355,8 @@ impl Pipeline {
                 }
             }
         };
-        self.lead(frame, way, ip)
+        let way = self.lead(frame, way, &ip)?;
+        Ok(Step::Forward(way, ip))
     }
 
     #[inline]
@@ -323,21 +374,18 @@ impl Pipeline {
     /// port the host's stack is the router, and counts the hop itself; else this
     /// is the only one.
     #[inline]
-    fn lead(&self, frame: &mut Frame, way: Option<Way>, ip: Ip) -> Result<Step, Rejection> {
+    fn lead(&self, frame: &mut Frame, way: Option<Way>, ip: &Ip) -> Result<Way, Rejection> {
         let way = match way {
-            None => {
-                let host = self.host.ok_or(DropReason::PortDown)?;
-                return Ok(Step::Forward(Way::plain(host), ip));
-            }
-            Some(way) if Some(way.port) == self.host => return Ok(Step::Forward(way, ip)),
+            None => return Ok(Way::plain(self.host.ok_or(DropReason::PortDown)?)),
+            Some(way) if Some(way.port) == self.host => return Ok(way),
             Some(way) => way,
         };
         if ip.ttl <= 1 {
             let error = icmp::Error::TimeExceeded;
-            return Err(Rejection::with(DropReason::TtlExceeded, error, ip));
+            return Err(Rejection::with(DropReason::TtlExceeded, error, *ip));
         }
-        rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
-        Ok(Step::Forward(way, ip))
+        rewrite::decrement_ttl(self.umem.head_mut(frame), ip);
+        Ok(way)
     }
 
     /// Answers for the gateway (RFC 826); a pod may ask in its own name only.
@@ -426,6 +474,22 @@ impl Pipeline {
         }
     }
 
+    /// Whether a frame is not too large for `port`.
+    ///
+    /// # Errors
+    /// It is.
+    #[inline]
+    pub fn fits(&self, handoff: &Handoff, port: &Endpoint) -> Result<(), Rejection> {
+        let Handoff { frame, meta } = handoff;
+        // Padding counts as well: the receiving veth drops by the frame's length.
+        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
+        if on_wire.max(meta.ip.packet_len) <= port.mtu {
+            return Ok(());
+        }
+        let error = icmp::Error::TooBig { mtu: port.mtu };
+        Err(Rejection::with(DropReason::TooBig, error, meta.ip))
+    }
+
     /// Makes a frame ready for `target`: its MTU, the way back, the MAC
     /// addresses, the checksum. Gives the checksum that the kernel must complete, if any.
     ///
@@ -438,29 +502,23 @@ impl Pipeline {
         target: &Endpoint,
         now: Nanos,
     ) -> Result<Option<Partial>, Rejection> {
+        self.fits(handoff, target)?;
         let Handoff { frame, meta } = handoff;
-        // Padding counts as well: the receiving veth drops by the frame's length.
-        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
-        if on_wire.max(meta.ip.packet_len) > target.mtu {
-            let error = icmp::Error::TooBig { mtu: target.mtu };
-            return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
-        }
-        let ip = match meta.translation {
-            None => {
-                self.follow(frame, meta, target, now)?;
-                meta.ip
+        match meta.translation {
+            None => self.follow(frame, meta, target, now)?,
+            Some(translation) => {
+                meta.ip = translation
+                    .apply(self.umem.head_mut(frame), &meta.ip)
+                    .ok_or(DropReason::Untranslatable)?;
             }
-            Some(translation) => translation
-                .apply(self.umem.head_mut(frame), &meta.ip)
-                .ok_or(DropReason::Untranslatable)?,
-        };
+        }
         let near_mac = self.near_mac(target);
         let head = self.umem.head_mut(frame);
         rewrite::macs(head, meta.next_hop.unwrap_or(target.mac), near_mac);
-        let partial = offload::partial(head, &ip);
+        let partial = offload::partial(head, &meta.ip);
         match partial {
             Some(partial) if !self.tx_metadata => {
-                let checksum = offload::complete(self.umem.slices(frame), partial, ip.end());
+                let checksum = offload::complete(self.umem.slices(frame), partial, meta.ip.end());
                 offload::store(self.umem.head_mut(frame), partial, checksum);
                 Ok(None)
             }
@@ -499,27 +557,17 @@ impl Pipeline {
     }
 }
 
-/// Where a frame from `from` goes with this step.
+/// A frame from `from` that goes this way.
 #[inline]
-fn destination(frame: Frame, from: PortId, step: Result<Step, Rejection>) -> Destination {
-    let meta = |ip, translation, next_hop| Meta {
+fn handoff_by(way: Way, frame: Frame, from: PortId, ip: Ip) -> Handoff {
+    let meta = Meta {
         from,
         ip,
-        translation,
-        next_hop,
+        translation: way.translation,
+        next_hop: way.next_hop,
+        asks: false,
     };
-    match step {
-        Ok(Step::Forward(way, ip)) => {
-            let meta = meta(ip, way.translation, way.next_hop);
-            Destination::Port(way.port, Handoff { frame, meta })
-        }
-        Ok(Step::Ask(asked, next_hop, ip)) => {
-            let meta = meta(ip, None, next_hop);
-            Destination::Sessions(asked.pod, Handoff { frame, meta })
-        }
-        Ok(Step::Answer) => Destination::Source(frame),
-        Err(rejection) => Destination::Dropped(frame, rejection),
-    }
+    Handoff { frame, meta }
 }
 
 /// Destinations that a router does not forward to (RFC 1812 section 5.3.7,

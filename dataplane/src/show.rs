@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 use serde_json::Value;
-use sluice_control::{Client, PodAddress, PodName, Request};
+use sluice_control::{Client, PodAddress, PodName, Request, Shaping, rounded};
 use sluice_dataplane::probe::{Report, State};
 
 use crate::cli::{ShowArgs, What};
@@ -62,6 +62,8 @@ struct PortRow {
     #[serde(default)]
     pod: Option<PodName>,
     counters: PortCounters,
+    #[serde(default)]
+    shaping: Shaping,
 }
 
 /// The pod's name, or as much of its container's ID as people compare.
@@ -104,11 +106,11 @@ fn ports(rows: &[PortRow]) -> String {
         table.add_row([
             row.interface.clone(),
             or_dash(addresses.join("\n")),
-            rounded(counters.rx_frames),
-            rounded(counters.rx_bytes),
-            rounded(counters.tx_frames),
-            rounded(counters.tx_bytes),
-            rounded(counters.drops.values().sum()),
+            short(counters.rx_frames),
+            short(counters.rx_bytes),
+            short(counters.tx_frames),
+            short(counters.tx_bytes),
+            short(counters.drops.values().sum()),
             or_dash(owner(row.pod.as_ref(), &row.container_id)),
         ]);
     }
@@ -118,31 +120,26 @@ fn ports(rows: &[PortRow]) -> String {
     for column in 2..7 {
         align_right(&mut table, column);
     }
-    table.to_string()
+    match limits(rows) {
+        None => table.to_string(),
+        Some(limits) => format!("{table}\n\n{limits}"),
+    }
+}
+
+/// What pods are held to, if any is.
+fn limits(rows: &[PortRow]) -> Option<Table> {
+    let limited = rows.iter().filter(|row| row.shaping.is_limited());
+    let mut table = table(&["INTERFACE", "LIMITS"]);
+    for row in limited {
+        table.add_row([row.interface.clone(), row.shaping.lines().join("\n")]);
+    }
+    (table.row_count() > 0).then_some(table)
 }
 
 /// Three digits and a decimal prefix: `4.64G`. Exact counts are in the JSON.
-fn rounded(count: u64) -> String {
-    let Some(power) = count.checked_ilog10().filter(|power| *power >= 3) else {
-        return count.to_string();
-    };
-    let step = 10_u64.pow(power - 2);
-    let three = count / step + u64::from(count % step >= step / 2);
-    if three == 1000 {
-        return rounded(1000 * step);
-    }
-    let prefix = ["", "k", "M", "G", "T", "P", "E"][power as usize / 3];
-    let decimals = 2 - power % 3;
-    let point = 10_u64.pow(decimals);
-    match decimals {
-        0 => format!("{three}{prefix}"),
-        _ => format!(
-            "{}.{:0width$}{prefix}",
-            three / point,
-            three % point,
-            width = decimals as usize
-        ),
-    }
+fn short(count: u64) -> String {
+    let (digits, prefix) = rounded(count);
+    format!("{digits}{prefix}")
 }
 
 /// As much of a mapping's row as the table has.
@@ -175,6 +172,8 @@ struct Stats {
     /// Of an older daemon: none.
     #[serde(default)]
     workers: Vec<WorkerStats>,
+    #[serde(default)]
+    merged_frames: u64,
     drops: Vec<DropRow>,
     xdp_statistics: BTreeMap<String, u64>,
     chunks: Chunks,
@@ -208,6 +207,9 @@ struct Chunks {
     free: u64,
     fill: u64,
     tx: u64,
+    /// Of an older daemon: none; neither between workers.
+    #[serde(default)]
+    held: u64,
     #[serde(default)]
     handoff: u64,
     unaccounted: i64,
@@ -237,13 +239,15 @@ fn stats(stats: &Stats) -> String {
         free,
         fill,
         tx,
+        held,
         handoff,
         unaccounted,
     } = stats.chunks;
-    let handoff = match handoff {
-        0 => String::new(),
-        some => format!(" + {some} between workers"),
-    };
+    let others: String = [(held, "held to limits"), (handoff, "between workers")]
+        .into_iter()
+        .filter(|(chunks, _)| *chunks > 0)
+        .map(|(chunks, place)| format!(" + {chunks} {place}"))
+        .collect();
     let sum = match unaccounted {
         0 => "they add up".to_owned(),
         off => format!("{off} on their way (zero when there is no traffic, else a leak)"),
@@ -252,8 +256,9 @@ fn stats(stats: &Stats) -> String {
         "ports     {} with the host port\n\
          {workers}\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
-         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent{handoff}: {sum}\n\n",
-        stats.ports
+         gro       {} TCP segments became the end of another frame\n\
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent{others}: {sum}\n\n",
+        stats.ports, stats.merged_frames
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
     for row in stats.drops.iter().filter(|row| row.frames > 0) {
@@ -300,11 +305,13 @@ const KERNEL_DROPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the kernel offers, and how hostPorts are served from outside.
+/// What the kernel offers, and what it is enough for.
 #[derive(Debug, Deserialize)]
 struct Kernel {
     #[serde(flatten)]
     report: Report,
+    /// Of an older daemon: none.
+    gro: Option<bool>,
     /// Of an older daemon: none.
     uplink: Option<Uplink>,
 }
@@ -316,7 +323,19 @@ enum Uplink {
     Kernel { reason: String },
 }
 
-fn kernel(Kernel { report, uplink }: &Kernel) -> String {
+fn kernel(answer: &Kernel) -> String {
+    let Kernel {
+        report,
+        gro,
+        uplink,
+    } = answer;
+    let gro = match gro {
+        None => "",
+        Some(true) => "TCP segments to pods: merged, unless their network has \"gro\": false\n",
+        Some(false) => {
+            "TCP segments to pods: not merged, for want of multi-buffer or tx-metadata\n"
+        }
+    };
     let uplink = match uplink {
         None => String::new(),
         Some(Uplink::Served { interface, queues }) => {
@@ -340,7 +359,7 @@ fn kernel(Kernel { report, uplink }: &Kernel) -> String {
         };
         table.add_row([name, state, &finding.since, &finding.cost]);
     }
-    format!("Linux {}\n{uplink}\n{table}\n{reasons}", report.kernel)
+    format!("Linux {}\n{uplink}{gro}\n{table}\n{reasons}", report.kernel)
 }
 
 #[derive(Debug, Deserialize)]
@@ -487,19 +506,35 @@ mod tests {
     }
 
     #[test]
-    fn counts_have_three_digits() {
-        for (count, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1.00k"),
-            (12_345, "12.3k"),
-            (999_499, "999k"),
-            (999_500, "1.00M"),
-            (4_643_109_767, "4.64G"),
-            (u64::MAX, "18.4E"),
-        ] {
-            assert_eq!(rounded(count), text);
-        }
+    fn limits_are_said_in_words_below() {
+        let row = |interface: &str, shaping: Value| json!({"interface": interface, "counters": counters(), "shaping": shaping});
+        let limit = json!({"rate": 10_000_000, "burst": 100_000});
+        let rows = json!([
+            row(
+                "slv1",
+                json!({"egress": limit, "ingress": limit, "queue_millis": 5})
+            ),
+            row("slv2", json!({})),
+            row("slv3", json!({"egress": limit})),
+        ]);
+        let text = render(What::Ports, rows).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let empty = lines.iter().position(|line| line.is_empty()).unwrap();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let below: Vec<String> = lines[empty + 1..].iter().map(|line| words(line)).collect();
+        assert_eq!(
+            below,
+            [
+                "INTERFACE LIMITS",
+                "slv1 ingress 10 Mbit/s, burst 12.5 kB",
+                "egress 10 Mbit/s, burst 12.5 kB",
+                "queue 5 ms",
+                "slv3 egress 10 Mbit/s, burst 12.5 kB",
+                "queue 25 ms",
+            ]
+        );
+        let plain = render(What::Ports, json!([row("slv2", json!({}))])).unwrap();
+        assert!(!plain.contains("LIMITS"), "{plain}");
     }
 
     #[test]
@@ -522,6 +557,7 @@ mod tests {
             "ports": 2,
             "worker": {"turns": 9, "busy_turns": 4, "sleeps": 3, "chunks": 0,
                        "sessions": 5, "session_capacity": 60, "recycled_sessions": 2},
+            "merged_frames": 77,
             "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
                       {"reason": "no-pod", "frames": 0, "help": "nobody"}],
             "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
@@ -534,7 +570,27 @@ mod tests {
     fn chunks_that_add_up_say_so() {
         assert!(stats_with(0, 0).contains("10 being sent: they add up"));
         assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
+        assert!(stats_with(0, 0).contains("77 TCP segments"));
         assert!(stats_with(5, 0).contains("5 on their way"));
+    }
+
+    #[test]
+    fn several_workers_have_a_line_each() {
+        let worker = json!({"turns": 9, "busy_turns": 4, "sleeps": 3, "handed_frames": 7});
+        let answer = json!({
+            "ports": 2, "worker": worker, "workers": [worker, worker],
+            "drops": [], "xdp_statistics": {},
+            "chunks": {"total": 9, "free": 1, "fill": 1, "tx": 1, "held": 2, "handoff": 4,
+                       "unaccounted": 0},
+        });
+        let text = render(What::Stats, answer).unwrap();
+        for needle in [
+            "worker 0  9 turns, 4 with frames, 3 sleeps, 7 frames handed to others",
+            "worker 1  9 turns",
+            "1 being sent + 2 held to limits + 4 between workers: they add up",
+        ] {
+            assert!(text.contains(needle), "{text}");
+        }
     }
 
     #[test]
@@ -602,8 +658,9 @@ mod tests {
             {"feature": "multi-buffer", "state": "missing", "reason": "bind: EINVAL",
              "since": "6.6", "cost": "jumbo frames"},
             {"feature": "tx-metadata", "state": "without", "since": "6.8", "cost": "checksums"},
-        ]});
+        ], "gro": false});
         let text = render(What::Kernel, answer).unwrap();
+        assert!(text.contains("not merged"), "{text}");
         assert!(text.contains("multi-buffer: bind: EINVAL"), "{text}");
         assert!(text.contains("off (--without)"), "{text}");
     }

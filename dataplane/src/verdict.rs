@@ -52,11 +52,17 @@ pub enum DropReason {
     SessionTableFull,
     /// Of a translated conversation, and cannot be translated.
     Untranslatable,
+    /// More than the pod's limit lets wait.
+    QueueFull,
+    /// Waited too long for the pod's limit (CoDel).
+    QueueDelay,
+    /// The pod's limit lets it wait, but there is no memory for that.
+    QueueMemory,
     /// The worker that has the destination takes less than is handed to it.
     HandoffFull,
 }
 
-const OTHERS: [DropReason; 23] = [
+const OTHERS: [DropReason; 26] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -79,6 +85,9 @@ const OTHERS: [DropReason; 23] = [
     DropReason::SessionShare,
     DropReason::SessionTableFull,
     DropReason::Untranslatable,
+    DropReason::QueueFull,
+    DropReason::QueueDelay,
+    DropReason::QueueMemory,
     DropReason::HandoffFull,
 ];
 
@@ -128,7 +137,10 @@ impl DropReason {
             Self::SessionShare => 19,
             Self::SessionTableFull => 20,
             Self::Untranslatable => 21,
-            Self::HandoffFull => 22,
+            Self::QueueFull => 22,
+            Self::QueueDelay => 23,
+            Self::QueueMemory => 24,
+            Self::HandoffFull => 25,
         };
         Malformed::ALL.len() + other
     }
@@ -160,6 +172,9 @@ impl DropReason {
             Self::SessionShare => "session-share",
             Self::SessionTableFull => "session-table-full",
             Self::Untranslatable => "untranslatable",
+            Self::QueueFull => "queue-full",
+            Self::QueueDelay => "queue-delay",
+            Self::QueueMemory => "queue-memory",
             Self::HandoffFull => "handoff-full",
         }
     }
@@ -191,6 +206,9 @@ impl DropReason {
             Self::SessionShare => "more conversations by the host port than a pod may have",
             Self::SessionTableFull => "more conversations by the host port than there is room for",
             Self::Untranslatable => "a fragment of SCTP, or a routing header, by a hostPort",
+            Self::QueueFull => "queue-full",
+            Self::QueueDelay => "queue-delay",
+            Self::QueueMemory => "queue-memory",
             Self::HandoffFull => "the destination's worker takes less than others hand to it",
         }
     }

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::counters::{NodeCounters, PortCounters};
 use crate::cpus::{self, CpuError};
@@ -24,6 +26,7 @@ use crate::handoff::Sleeper;
 use crate::mappings::Mappings;
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::{Listed, Session};
+use crate::shaper::Shapers;
 use crate::time::{Clock, Nanos};
 use crate::xsk::{Closed, XskError};
 
@@ -68,6 +71,10 @@ const COMMANDS: usize = 64;
 
 /// The eventfd's token, no port's slot.
 pub(crate) const WAKER: Token = Token(usize::MAX);
+const TIMER: Token = Token(usize::MAX - 1);
+
+/// A frame that may go so soon is waited for: waking up takes as long.
+const WAKING_UP: Nanos = Nanos::from_micros(30);
 
 /// What a worker is started with.
 #[derive(Debug)]
@@ -143,7 +150,15 @@ enum Command {
     Map(Arc<Mappings>, Sender<Arc<Mappings>>),
     List(Page, Sender<Page>),
     Resume(Vec<Session>, Sender<usize>),
+    Shape(Limits, Sender<Shapers>),
     Stop,
+}
+
+/// Other limits for a port, and the MTU that goes with them.
+pub(crate) struct Limits {
+    pub(crate) port: PortId,
+    pub(crate) shapers: Shapers,
+    pub(crate) mtu: u32,
 }
 
 /// The control thread's handle of a worker. Each call waits until the worker
@@ -159,8 +174,10 @@ pub(crate) struct WorkerHandle {
 /// Starts a worker's thread.
 ///
 /// # Errors
-/// The thread or its CPU affinity could not be set up.
+/// The thread, its timer or its CPU affinity could not be set up.
 pub(crate) fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
+    let failed = |operation| move |cause| WorkerError::Start { operation, cause };
+    let timer = timer(&options.poll).map_err(failed("timerfd"))?;
     let (commands, receiver) = channel::bounded(COMMANDS);
     let counters = options.engine.counters().clone();
     let (ready, started) = channel::bounded(1);
@@ -170,6 +187,7 @@ pub(crate) fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError>
         clock: Clock::start(),
         commands: receiver,
         poll: options.poll,
+        timer,
         sleeper: Arc::clone(&sleeper),
         events: Events::with_capacity(EVENTS),
         always: options.always,
@@ -194,10 +212,7 @@ pub(crate) fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError>
                 worker.engine
             }
         })
-        .map_err(|cause| WorkerError::Start {
-            operation: "spawn",
-            cause,
-        })?;
+        .map_err(failed("spawn"))?;
     started.recv().map_err(|_| WorkerError::Gone)??;
     Ok(WorkerHandle {
         commands,
@@ -205,6 +220,15 @@ pub(crate) fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError>
         counters,
         thread,
     })
+}
+
+/// Wakes a sleeper for the shapers.
+fn timer(poll: &Poll) -> io::Result<TimerFd> {
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+    let fd = timer.as_fd().as_raw_fd();
+    let registry = poll.registry();
+    registry.register(&mut SourceFd(&fd), TIMER, Interest::READABLE)?;
+    Ok(timer)
 }
 
 /// Every call fails if the worker is gone.
@@ -252,6 +276,11 @@ impl WorkerHandle {
     /// Opens sessions, as far as there is room; answers how many.
     pub(crate) fn resume(&self, sessions: Vec<Session>) -> Result<usize, WorkerError> {
         self.ask(|answer| Command::Resume(sessions, answer))
+    }
+
+    /// Changes what a port's traffic is held to; gives the former shapers.
+    pub(crate) fn set_shapers(&self, limits: Limits) -> Result<Shapers, WorkerError> {
+        self.ask(|answer| Command::Shape(limits, answer))
     }
 
     /// Copies all sessions out.
@@ -305,6 +334,9 @@ struct Worker {
     clock: Clock,
     commands: Receiver<Command>,
     poll: Poll,
+    /// Wakes a sleeping worker for the shapers: mio rounds timeouts up to
+    /// milliseconds.
+    timer: TimerFd,
     sleeper: Arc<Sleeper>,
     events: Events,
     always: bool,
@@ -357,13 +389,20 @@ impl Worker {
                 if now - self.pace.asked_epoll >= ASK_EPOLL {
                     self.ask_epoll(Some(Duration::ZERO), now);
                 }
-            } else if self.always || now - self.pace.last_frame < SPIN {
+            } else if self.always
+                || now - self.pace.last_frame < SPIN
+                || turn.due.is_some_and(|due| due - now < WAKING_UP)
+            {
                 if now - self.pace.asked_epoll >= ASK_EPOLL {
                     self.ask_epoll(Some(Duration::ZERO), now);
                 }
                 std::hint::spin_loop();
             } else {
-                self.sleep(turn.pending.then_some(RETRY), now);
+                let limit = match turn.due {
+                    Some(due) if !self.wake_at(due, now) => Some(RETRY),
+                    _ => turn.pending.then_some(RETRY),
+                };
+                self.sleep(limit, now);
             }
         }
     }
@@ -414,6 +453,12 @@ impl Worker {
         }
     }
 
+    /// Sets the timer; false where the kernel refuses.
+    fn wake_at(&self, due: Nanos, now: Nanos) -> bool {
+        let after = Expiration::OneShot(Duration::from(due - now).into());
+        self.timer.set(after, TimerSetTimeFlags::empty()).is_ok()
+    }
+
     fn apply_commands(&mut self, now: Nanos) {
         while let Ok(command) = self.commands.try_recv() {
             // Those who asked wait for the answer; if they are gone, so be it.
@@ -454,6 +499,10 @@ impl Worker {
                 }
                 Command::Resume(sessions, answer) => {
                     let _ = answer.send(self.engine.resume(&sessions, now));
+                }
+                Command::Shape(limits, answer) => {
+                    let Limits { port, shapers, mtu } = limits;
+                    let _ = answer.send(self.engine.set_shapers(port, shapers, mtu, now));
                 }
                 Command::Stop => self.stopped = true,
             }

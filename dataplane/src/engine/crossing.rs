@@ -2,6 +2,7 @@
 
 use super::{Engine, Received, find};
 use crate::handoff::Crossing;
+use crate::pipeline::Handoff;
 use crate::port::PortId;
 use crate::time::Nanos;
 use crate::verdict::DropReason;
@@ -42,13 +43,21 @@ impl Engine {
 
     fn receive(&mut self, crossing: Crossing, now: Nanos) {
         match crossing {
-            Crossing::Arrive(to, handoff) => self.deliver(to, handoff, now),
-            Crossing::Ask(handoff) => {
-                let source = handoff.meta.from;
-                let destination = self.pipeline.ask(handoff, now);
-                self.send(source, destination, now);
-            }
+            Crossing::Frame(_, handoff) if handoff.asks() => self.resolve(handoff, now),
+            Crossing::Frame(to, handoff) => self.deliver(to, handoff, now),
             Crossing::Tell(tell) => self.tell(tell, now),
+        }
+    }
+
+    /// Sends on what asks the sessions here.
+    fn resolve(&mut self, handoff: Handoff, now: Nanos) {
+        let from = handoff.meta.from;
+        match self.pipeline.ask(handoff, now) {
+            Ok((to, handoff)) => self.deliver(to, handoff, now),
+            Err((frame, rejection)) => {
+                self.count_drop(from, rejection.reason);
+                self.reject(from, frame, &rejection, now);
+            }
         }
     }
 
@@ -58,7 +67,7 @@ impl Engine {
             Ok(()) => self.counters.handed_frames.add(1),
             Err(crossing) => {
                 // What an error is about is counted already.
-                if let Crossing::Arrive(_, handoff) | Crossing::Ask(handoff) = &crossing {
+                if let Crossing::Frame(_, handoff) = &crossing {
                     self.count_drop(handoff.meta.from, DropReason::HandoffFull);
                 }
                 self.pool.free(crossing.into_frame());

@@ -40,9 +40,11 @@ pub(super) fn ports(wiring: &Wiring, book: &Book, uplink: &str) -> Value {
     host.chain(pods).chain(uplink).collect()
 }
 
-/// What the kernel offers, and how hostPorts are served from outside.
+/// What the kernel offers, whether that is enough to merge TCP segments, and how
+/// hostPorts are served from outside.
 pub(super) fn kernel(report: &Report, uplink: &uplink::State) -> Value {
     let mut answer = json!(report);
+    answer["gro"] = json!(report.features().can_merge());
     answer["uplink"] = json!(uplink);
     answer
 }
@@ -59,7 +61,10 @@ fn pod(entry: &Entry) -> Value {
     row["addresses"] = json!(attachment.addresses);
     row["mac"] = json!(mac(attachment.pod_mac));
     row["mtu"] = json!(attachment.mtu);
+    row["frame_mtu"] = json!(attachment.frame_mtu());
+    row["shaping"] = json!(attachment.shaping);
     row["ip_masq"] = json!(attachment.ip_masq);
+    row["gro"] = json!(attachment.gro);
     row
 }
 
@@ -155,7 +160,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let handoff = fleet.chunks_underway() as u64;
     // Under traffic this is not zero, and may be negative: the numbers are
     // read one after the other while chunks move.
-    let unaccounted = [free, fill, tx, handoff]
+    let unaccounted = [free, fill, tx, all.held_chunks, handoff]
         .into_iter()
         .fold(i128::from(all.chunks), |left, part| left - i128::from(part));
     json!({
@@ -165,11 +170,13 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
             "free": free,
             "fill": fill,
             "tx": tx,
+            "held": all.held_chunks,
             "handoff": handoff,
             "unaccounted": unaccounted,
         },
         "worker": all,
         "workers": workers,
+        "merged_frames": sum(&|port| port.merged_frames.get()),
         "drops": drops.collect::<Value>(),
         "xdp_statistics": total(ports.iter().filter_map(|port| port.socket.statistics())),
     })

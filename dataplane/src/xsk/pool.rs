@@ -86,12 +86,18 @@ impl FramePool {
         self.depot.as_ref()
     }
 
-    /// Whether it could give `chunks`, with what the depot has.
+    /// How many chunks are free for it: its own, and what the depot has.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        let stored = self.depot.as_ref().map_or(0, |depot| depot.free_chunks());
+        self.free.len() + stored
+    }
+
+    /// Whether it could give `chunks`. Cheap where its own suffice.
     #[inline]
     #[must_use]
     pub fn has(&self, chunks: usize) -> bool {
-        let stored = || self.depot.as_ref().map_or(0, |depot| depot.free_chunks());
-        chunks <= self.free.len() || chunks <= self.free.len() + stored()
+        chunks <= self.free.len() || chunks <= self.available()
     }
 
     /// The memory that the chunks are of.
