@@ -105,7 +105,7 @@ impl Engine {
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
-            store: budget.store(),
+            store: budget.store(1),
             timers: Timers::new(slots.into()),
             budget,
             counters,
@@ -120,6 +120,7 @@ impl Engine {
             .map(|word| ownership.mask(word))
             .take(self.listed.len())
             .collect();
+        self.store = self.budget.store(ownership.workers());
         self.pipeline.ownership = ownership;
         self.peers = peers;
         self
