@@ -23,6 +23,7 @@ use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
 use crate::sessions::{Listed, Session};
+use crate::shaper::Shapers;
 use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
@@ -444,6 +445,7 @@ impl Wiring {
             mtu: port.mtu,
             addresses: port.addresses,
             gateways: port.gateways,
+            shapers: Shapers::default(),
         })?;
         Ok(Wired {
             id: port.id,
