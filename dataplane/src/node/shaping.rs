@@ -35,6 +35,11 @@ impl Node {
         self.journal
             .write(&changed)
             .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?;
+        // A worker that is gone takes the daemon with it: the next one has it
+        // from the journal.
+        self.wiring
+            .set_shaping(entry.wired.id, &changed)
+            .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?;
         let shaping = changed.shaping.clone();
         tracing::info!(id = %changed, limits = %shaping, was = %entry.attachment.shaping, "set");
         entry.attachment = changed;
