@@ -64,6 +64,11 @@ struct PortRow {
     counters: PortCounters,
     #[serde(default)]
     shaping: Shaping,
+    #[serde(default)]
+    mtu: u32,
+    /// The largest packet that suits the limits, bytes.
+    #[serde(default)]
+    frame_mtu: u32,
 }
 
 /// The pod's name, or as much of its container's ID as people compare.
@@ -131,7 +136,11 @@ fn limits(rows: &[PortRow]) -> Option<Table> {
     let limited = rows.iter().filter(|row| row.shaping.is_limited());
     let mut table = table(&["INTERFACE", "LIMITS"]);
     for row in limited {
-        table.add_row([row.interface.clone(), row.shaping.lines().join("\n")]);
+        let mut lines = row.shaping.lines();
+        if row.frame_mtu < row.mtu {
+            lines.push(format!("packets of up to {} bytes", row.frame_mtu));
+        }
+        table.add_row([row.interface.clone(), lines.join("\n")]);
     }
     (table.row_count() > 0).then_some(table)
 }
@@ -458,7 +467,10 @@ mod tests {
 
     #[test]
     fn limits_are_said_in_words_below() {
-        let row = |interface: &str, shaping: Value| json!({"interface": interface, "counters": counters(), "shaping": shaping});
+        let row = |interface: &str, shaping: Value| {
+            json!({"interface": interface, "counters": counters(), "shaping": shaping,
+                   "mtu": 9000, "frame_mtu": 2500})
+        };
         let limit = json!({"rate": 10_000_000, "burst": 100_000});
         let rows = json!([
             row(
@@ -480,8 +492,10 @@ mod tests {
                 "slv1 ingress 10 Mbit/s, burst 12.5 kB",
                 "egress 10 Mbit/s, burst 12.5 kB",
                 "queue 5 ms",
+                "packets of up to 2500 bytes",
                 "slv3 egress 10 Mbit/s, burst 12.5 kB",
                 "queue 25 ms",
+                "packets of up to 2500 bytes",
             ]
         );
         let plain = render(What::Ports, json!([row("slv2", json!({}))])).unwrap();
