@@ -125,8 +125,8 @@ pub struct Pipeline {
 }
 
 /// What a frame comes to on departure, before it is moved.
-enum Step {
-    Forward(Way, Ip),
+enum Step<'p> {
+    Forward(Way, &'p Ip),
     Answer,
 }
 
@@ -170,13 +170,20 @@ impl Pipeline {
 
     /// Decides where a frame from `source` goes; questions to the gateway are
     /// answered in place.
-    #[inline]
+    #[inline(never)]
     pub fn depart(&mut self, mut frame: Frame, source: &Endpoint, now: Nanos) -> Destination {
-        match self.step(&mut frame, source, now) {
+        let parsed = packet::parse(self.umem.head(&frame), frame.len() as usize);
+        // The headers stay where they are until they go with the frame: a copy
+        // costs as much as looking an address up.
+        let parsed = match &parsed {
+            Ok(parsed) => parsed,
+            Err(rule) => return Destination::Dropped(frame, (*rule).into()),
+        };
+        match self.step(&mut frame, source, parsed, now) {
             Ok(Step::Forward(way, ip)) => {
                 let meta = Meta {
                     from: source.id,
-                    ip,
+                    ip: *ip,
                     translation: way.translation,
                     next_hop: way.next_hop,
                 };
@@ -188,25 +195,26 @@ impl Pipeline {
     }
 
     #[inline]
-    fn step(
+    fn step<'p>(
         &mut self,
         frame: &mut Frame,
         source: &Endpoint,
+        parsed: &'p Parsed,
         now: Nanos,
-    ) -> Result<Step, Rejection> {
-        let parsed = packet::parse(self.umem.head(frame), frame.len() as usize)?;
+    ) -> Result<Step<'p>, Rejection> {
         if parsed.ethernet.src != source.mac && source.kind != PortKind::Uplink {
             return Err(DropReason::SpoofedMac.into());
         }
-        match parsed.packet {
-            Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), &ip)? {
-                Some(question) => self.answer_ndisc(frame, source, &parsed, &ip, question),
+        match &parsed.packet {
+            Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), ip)? {
+                Some(question) => self.answer_ndisc(frame, source, parsed, ip, question),
                 None => {
-                    self.check(source, &parsed, &ip)?;
-                    self.route(frame, source, parsed.ethernet.src, ip, now)
+                    self.check(source, parsed, ip)?;
+                    let way = self.route(frame, source, parsed.ethernet.src, ip, now)?;
+                    Ok(Step::Forward(way, ip))
                 }
             },
-            Packet::Arp(arp) => self.answer_arp(frame, source, &arp),
+            Packet::Arp(arp) => self.answer_arp(frame, source, arp),
             Packet::Other { .. } => Err(DropReason::UnknownEthertype.into()),
         }
     }
@@ -264,20 +272,20 @@ impl Pipeline {
         frame: &mut Frame,
         source: &Endpoint,
         from: [u8; 6],
-        ip: Ip,
+        ip: &Ip,
         now: Nanos,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Way, Rejection> {
         if source.kind == PortKind::Host {
             // The host's stack has routed it. What no pod has does not go
             // back: that would be a loop.
             let to = self.pods.get(ip.dst).ok_or_else(|| {
-                Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, ip)
+                Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, *ip)
             })?;
-            return Ok(Step::Forward(Way::plain(to), ip));
+            return Ok(Way::plain(to));
         }
         let parcel = Parcel {
             head: self.umem.head(frame),
-            ip: &ip,
+            ip,
             port: source.id,
             now,
         };
@@ -299,17 +307,17 @@ impl Pipeline {
         let way = match way {
             None => {
                 let host = self.host.ok_or(DropReason::PortDown)?;
-                return Ok(Step::Forward(Way::plain(host), ip));
+                return Ok(Way::plain(host));
             }
-            Some(way) if Some(way.port) == self.host => return Ok(Step::Forward(way, ip)),
+            Some(way) if Some(way.port) == self.host => return Ok(way),
             Some(way) => way,
         };
         if ip.ttl <= 1 {
             let error = icmp::Error::TimeExceeded;
-            return Err(Rejection::with(DropReason::TtlExceeded, error, ip));
+            return Err(Rejection::with(DropReason::TtlExceeded, error, *ip));
         }
-        rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
-        Ok(Step::Forward(way, ip))
+        rewrite::decrement_ttl(self.umem.head_mut(frame), ip);
+        Ok(way)
     }
 
     #[inline]
@@ -324,7 +332,7 @@ impl Pipeline {
         frame: &mut Frame,
         source: &Endpoint,
         request: &Arp,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'static>, Rejection> {
         let sender = IpAddr::V4(request.sender_ip);
         // A probe asks in nobody's name (RFC 5227 section 1.1).
         let is_own = source.kind == PortKind::Host
@@ -352,7 +360,7 @@ impl Pipeline {
         parsed: &Parsed,
         ip: &Ip,
         message: Ndisc,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'static>, Rejection> {
         let is_own = |address: IpAddr| {
             source.kind == PortKind::Host || address.is_unspecified() || source.has(address)
         };
