@@ -143,9 +143,9 @@ pub struct Pipeline {
 }
 
 /// What a frame comes to on departure, before it is moved.
-enum Step {
-    Forward(Way, Ip),
-    Ask(Asked, Option<[u8; 6]>, Ip),
+enum Step<'p> {
+    Forward(Way, &'p Ip),
+    Ask(Asked, Option<[u8; 6]>, &'p Ip),
     Answer,
 }
 
@@ -190,16 +190,23 @@ impl Pipeline {
 
     /// Decides where a frame from `source` goes; questions to the gateway are
     /// answered in place.
-    #[inline]
+    #[inline(never)]
     pub fn depart(&mut self, mut frame: Frame, source: &Endpoint, now: Nanos) -> Destination {
-        match self.step(&mut frame, source, now) {
+        let parsed = packet::parse(self.umem.head(&frame), frame.len() as usize);
+        // The headers stay where they are until they go with the frame: a copy
+        // costs as much as looking an address up.
+        let parsed = match &parsed {
+            Ok(parsed) => parsed,
+            Err(rule) => return Destination::Dropped(frame, (*rule).into()),
+        };
+        match self.step(&mut frame, source, parsed, now) {
             Ok(Step::Forward(way, ip)) => {
-                Destination::Port(way.port, handoff_by(way, frame, source.id, ip))
+                Destination::Port(way.port, handoff_by(way, frame, source.id, *ip))
             }
             Ok(Step::Ask(asked, next_hop, ip)) => {
                 let meta = Meta {
                     from: source.id,
-                    ip,
+                    ip: *ip,
                     translation: None,
                     next_hop,
                     asks: true,
@@ -241,25 +248,25 @@ impl Pipeline {
     }
 
     #[inline]
-    fn step(
+    fn step<'p>(
         &mut self,
         frame: &mut Frame,
         source: &Endpoint,
+        parsed: &'p Parsed,
         now: Nanos,
-    ) -> Result<Step, Rejection> {
-        let parsed = packet::parse(self.umem.head(frame), frame.len() as usize)?;
+    ) -> Result<Step<'p>, Rejection> {
         if parsed.ethernet.src != source.mac && source.kind != PortKind::Uplink {
             return Err(DropReason::SpoofedMac.into());
         }
-        match parsed.packet {
-            Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), &ip)? {
-                Some(question) => self.answer_ndisc(frame, source, &parsed, &ip, question),
+        match &parsed.packet {
+            Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), ip)? {
+                Some(question) => self.answer_ndisc(frame, source, parsed, ip, question),
                 None => {
-                    self.check(source, &parsed, &ip)?;
+                    self.check(source, parsed, ip)?;
                     self.route(frame, source, parsed.ethernet.src, ip, now)
                 }
             },
-            Packet::Arp(arp) => self.answer_arp(frame, source, &arp),
+            Packet::Arp(arp) => self.answer_arp(frame, source, arp),
             Packet::Other { .. } => Err(DropReason::UnknownEthertype.into()),
         }
     }
@@ -312,25 +319,25 @@ impl Pipeline {
     }
 
     #[inline]
-    fn route(
+    fn route<'p>(
         &mut self,
         frame: &mut Frame,
         source: &Endpoint,
         from: [u8; 6],
-        ip: Ip,
+        ip: &'p Ip,
         now: Nanos,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'p>, Rejection> {
         if source.kind == PortKind::Host {
             // The host's stack has routed it. What no pod has does not go
             // back: that would be a loop.
             let to = self.pods.get(ip.dst).ok_or_else(|| {
-                Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, ip)
+                Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, *ip)
             })?;
             return Ok(Step::Forward(Way::plain(to), ip));
         }
         let parcel = Parcel {
             head: self.umem.head(frame),
-            ip: &ip,
+            ip,
             port: source.id,
             now,
         };
@@ -355,7 +362,7 @@ impl Pipeline {
                 }
             }
         };
-        let way = self.lead(frame, way, &ip)?;
+        let way = self.lead(frame, way, ip)?;
         Ok(Step::Forward(way, ip))
     }
 
@@ -394,7 +401,7 @@ impl Pipeline {
         frame: &mut Frame,
         source: &Endpoint,
         request: &Arp,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'static>, Rejection> {
         let sender = IpAddr::V4(request.sender_ip);
         // A probe asks in nobody's name (RFC 5227 section 1.1).
         let is_own = source.kind == PortKind::Host
@@ -422,7 +429,7 @@ impl Pipeline {
         parsed: &Parsed,
         ip: &Ip,
         message: Ndisc,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'static>, Rejection> {
         let is_own = |address: IpAddr| {
             source.kind == PortKind::Host || address.is_unspecified() || source.has(address)
         };

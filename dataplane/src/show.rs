@@ -252,10 +252,11 @@ fn stats(stats: &Stats) -> String {
         handoff,
         unaccounted,
     } = stats.chunks;
-    let handoff = match handoff {
-        0 => String::new(),
-        some => format!(" + {some} between workers"),
-    };
+    let others: String = [(held, "waiting for limits"), (handoff, "between workers")]
+        .into_iter()
+        .filter(|(chunks, _)| *chunks > 0)
+        .map(|(chunks, place)| format!(" + {chunks} {place}"))
+        .collect();
     let sum = match unaccounted {
         0 => "they add up".to_owned(),
         off => format!("{off} on their way (zero when there is no traffic, else a leak)"),
@@ -265,8 +266,7 @@ fn stats(stats: &Stats) -> String {
          {workers}\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
          gro       {} TCP segments became the end of another frame\n\
-         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent + {held} waiting \
-         for limits{handoff}: {sum}\n\n",
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent{others}: {sum}\n\n",
         stats.ports, stats.merged_frames
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
