@@ -16,6 +16,7 @@ pub mod verdict;
 
 mod fragments;
 pub mod mappings;
+pub mod next_hops;
 pub mod pods;
 pub mod port;
 mod promotion;

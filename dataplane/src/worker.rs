@@ -21,6 +21,7 @@ use crate::counters::{NodeCounters, PortCounters};
 use crate::cpus::{self, CpuError};
 use crate::engine::Engine;
 use crate::mappings::Mappings;
+use crate::next_hops::{NextHops, Uplink};
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{Port, PortId, PortSpec};
 use crate::sessions::{self, Listed, Session};
@@ -138,6 +139,7 @@ enum Command {
     Remove(PortId, Sender<Option<Box<Port>>>),
     Reclaim(Closed, Sender<u32>),
     Map(Box<Mappings>, Sender<Mappings>),
+    Uplink(Box<Uplink>, Sender<NextHops>),
     List(Page, Sender<Page>),
     Resume(Vec<Session>, Sender<usize>),
     Stop,
@@ -266,6 +268,16 @@ impl WorkerHandle {
         let (answer, answered) = channel::bounded(1);
         self.send(Command::Map(Box::new(mappings), answer))?;
         // The former ones are freed here and not on the worker.
+        answered.recv().map_err(|_| WorkerError::Gone).map(drop)
+    }
+
+    /// Sets what is known of the uplink.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn set_uplink(&self, uplink: Uplink) -> Result<(), WorkerError> {
+        let (answer, answered) = channel::bounded(1);
+        self.send(Command::Uplink(Box::new(uplink), answer))?;
         answered.recv().map_err(|_| WorkerError::Gone).map(drop)
     }
 
@@ -451,6 +463,9 @@ impl Worker {
                 }
                 Command::Map(mappings, answer) => {
                     let _ = answer.send(self.engine.set_mappings(*mappings));
+                }
+                Command::Uplink(uplink, answer) => {
+                    let _ = answer.send(self.engine.set_uplink(*uplink));
                 }
                 Command::List(mut page, answer) => {
                     let sessions = self.engine.sessions();
