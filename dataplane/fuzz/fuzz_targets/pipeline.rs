@@ -112,7 +112,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let mut lab = Lab::over(umem, pool, OPTIONS);
     lab.engine.set_mappings(mappings());
-        lab.engine.set_uplink(uplink());
+    lab.engine.set_uplink(uplink());
     let mut rest = input;
     let mut arrived = 0;
     // Each frame is led by its source and its length.

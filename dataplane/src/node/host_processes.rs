@@ -93,15 +93,9 @@ impl HostProcesses {
     /// The kernel does not tell them; the next change tries again.
     pub(super) fn follow(&mut self) -> Result<(), HostProcessesError> {
         let mut is_changed = false;
-        loop {
-            match self.changes.receive() {
-                Ok(messages) => is_changed |= messages.count() > 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Some were lost: all the more reason to look.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_changed = true,
-                Err(error) => return Err(HostProcessesError::Follow(error)),
-            }
-        }
+        let drained = self.changes.drain(|_| is_changed = true);
+        // Some were lost: all the more reason to look.
+        is_changed |= drained.map_err(HostProcessesError::Follow)?;
         if is_changed {
             self.set_addresses()?;
         }
