@@ -17,6 +17,7 @@ mod malformed;
 mod many;
 mod mappings;
 mod mtu;
+mod next_hops;
 mod reach;
 mod replacement;
 mod requests;
