@@ -59,3 +59,7 @@ pub mod remains;
 pub mod run_dir;
 #[cfg(feature = "daemon")]
 pub mod server;
+#[cfg(feature = "daemon")]
+mod sock_diag;
+#[cfg(feature = "daemon")]
+pub mod stale_sockets;

@@ -23,7 +23,10 @@ impl Node {
                 tracing::warn!(%error, "the kernel answers by the uplink for now");
                 self.routing.postpone(Change::Network);
             }
-            tracing::info!(interface = device.link.name, "hostPorts pass the kernel by");
+            tracing::info!(
+                interface = device.link.name,
+                "hostPorts from outside go past the kernel"
+            );
             Ok(uplink::State::Served {
                 interface: device.link.name,
                 queues: device.queues,
@@ -34,7 +37,7 @@ impl Node {
                 tracing::warn!(%error, "an earlier daemon's program stays on an uplink");
             }
             if let uplink::State::Kernel { reason } = state {
-                tracing::info!(reason, "hostPorts from outside pass the kernel");
+                tracing::info!(reason, "hostPorts from outside go by the kernel");
             }
         }
         self.uplink = served.unwrap_or_else(|state| state);
