@@ -22,6 +22,7 @@ mod reach;
 mod replacement;
 mod requests;
 mod restart;
+mod sctp;
 mod services;
 mod settings;
 mod spoofing;
