@@ -15,6 +15,7 @@ pub mod time;
 pub mod verdict;
 
 mod fragments;
+mod gro;
 pub mod mappings;
 pub mod next_hops;
 pub mod pods;
@@ -22,6 +23,7 @@ pub mod port;
 mod promotion;
 mod rate_limit;
 pub mod sessions;
+pub mod shaper;
 
 pub mod engine;
 pub mod lab;

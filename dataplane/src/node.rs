@@ -10,6 +10,7 @@ mod mapped;
 mod restore;
 mod routing;
 mod rows;
+mod shaping;
 mod uplink;
 mod wiring;
 
@@ -20,8 +21,8 @@ use std::rc::Rc;
 use serde::Serialize;
 use serde_json::Value;
 use sluice_control::{
-    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, Refusal,
-    Request, Response,
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NetworkBandwidth, NodeFacts,
+    NodeStatus, Refusal, Request, Response,
 };
 use sluice_link::{LinkError, Netlink};
 
@@ -135,6 +136,7 @@ pub struct Node {
     journal: Journal,
     cut_off: Vec<CutOff>,
     past_drops: PastDrops,
+    bandwidth: Option<NetworkBandwidth>,
 }
 
 impl Node {
@@ -170,6 +172,7 @@ impl Node {
             found_uplink,
             followed_uplink,
             past_drops: PastDrops::none(),
+            bandwidth: None,
             settings,
             report,
             netlink,
@@ -216,6 +219,13 @@ impl Node {
                 rows::sessions(&self.wiring, &self.book, self.uplink.interface(), limit)
                     .map_err(|error| failed(&format!("list the sessions: {error}")))
             }
+            Request::SetShaping {
+                id,
+                ingress,
+                egress,
+            } => self
+                .set_shaping(&id, ingress, egress)
+                .and_then(|shaping| value(&shaping)),
         };
         match result {
             Ok(value) => Response::Ok(value),
@@ -239,6 +249,7 @@ impl Node {
             uplink_mtu: uplink::mtu(&routes, &links),
             checksum_offload: features.tx_metadata,
             settings: self.settings.clone(),
+            bandwidth: self.bandwidth.clone(),
         })
     }
 
@@ -328,10 +339,14 @@ impl Node {
         let journalled = self.journal.write(&attachment).map_err(NodeError::from);
         match journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port)) {
             Ok(wired) => {
+                let shaping = &attachment.shaping;
                 tracing::info!(
                     id = name,
                     slot = port.slot,
                     interface = link.name,
+                    limits = shaping
+                        .is_limited()
+                        .then(|| tracing::field::display(shaping)),
                     "attached"
                 );
                 self.book.insert(Entry { attachment, wired });

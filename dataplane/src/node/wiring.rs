@@ -24,6 +24,7 @@ use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
 use crate::sessions::{Listed, Session};
+use crate::shaper::Shapers;
 use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
@@ -162,6 +163,19 @@ impl Wiring {
         Ok(self.worker.set_mappings(mappings)?)
     }
 
+    /// Changes what a pod's traffic is held to, by its attachment.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub(super) fn set_shaping(
+        &self,
+        port: PortId,
+        attachment: &Attachment,
+    ) -> Result<(), NodeError> {
+        let mtu = attachment.frame_mtu();
+        Ok(self.worker.set_shaping(port, &attachment.shaping, mtu)?)
+    }
+
     /// The wired host port.
     pub(super) fn host(&self) -> Option<&Wired> {
         self.host.as_ref()
@@ -220,13 +234,15 @@ impl Wiring {
             link,
             queue: 0,
             mac: attachment.pod_mac,
-            mtu: attachment.mtu,
+            mtu: attachment.frame_mtu(),
             addresses: attachment
                 .addresses
                 .iter()
                 .map(|pod| pod.address.addr())
                 .collect(),
             gateways: gateways(attachment),
+            shapers: Shapers::new(&attachment.shaping, attachment.frame_mtu()),
+            gro: attachment.gro,
         })
     }
 
@@ -349,6 +365,8 @@ impl Wiring {
             mtu: link.mtu,
             addresses: Vec::new(),
             gateways: HostPort::next_hops(),
+            shapers: Shapers::default(),
+            gro: false,
         })?;
         self.host = Some(host);
         Ok(())
@@ -437,6 +455,8 @@ impl Wiring {
                 mtu: link.mtu,
                 addresses: Vec::new(),
                 gateways: Vec::new(),
+                shapers: Shapers::default(),
+                gro: false,
             })?;
             let socket = wired.socket.clone();
             self.uplink.push(wired);
@@ -467,6 +487,8 @@ impl Wiring {
             mtu: port.mtu,
             addresses: port.addresses,
             gateways: port.gateways,
+            shapers: port.shapers,
+            gro: port.gro,
         })?;
         Ok(Wired {
             id: port.id,
@@ -692,4 +714,6 @@ struct NewPort<'a> {
     mtu: u32,
     addresses: Vec<IpAddr>,
     gateways: Vec<IpAddr>,
+    shapers: Shapers,
+    gro: bool,
 }
