@@ -13,6 +13,7 @@ use crate::counters::NodeCounters;
 use crate::gro::{Arrival, Departure, Gro};
 use crate::handoff::{Crossing, Peers, Tell};
 use crate::mappings::Mappings;
+use crate::next_hops::{NextHops, Uplink};
 use crate::packet::offload::Partial;
 use crate::packet::{Ethernet, icmp, protocol};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
@@ -249,6 +250,17 @@ impl Engine {
     /// where there is time for it.
     pub fn set_mappings(&mut self, mappings: Arc<Mappings>) -> Arc<Mappings> {
         self.pipeline.set_mappings(mappings)
+    }
+
+    /// Sets what is known of the uplink; its next hops take the place of those
+    /// that are returned, as with [`Engine::set_mappings`].
+    pub fn set_uplink(&mut self, uplink: Uplink) -> NextHops {
+        let ports = self.ports.iter_mut().flatten();
+        for port in ports.filter(|port| port.endpoint.kind == PortKind::Uplink) {
+            port.endpoint.mac = uplink.mac;
+            port.endpoint.mtu = uplink.mtu;
+        }
+        self.pipeline.set_next_hops(uplink.next_hops)
     }
 
     /// Has a port looked at, as its doorbell does.
