@@ -106,7 +106,7 @@ impl Engine {
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
-            store: budget.store(),
+            store: budget.store(1),
             timers: Timers::new(slots.into()),
             budget,
             counters,
@@ -121,6 +121,7 @@ impl Engine {
             .map(|word| ownership.mask(word))
             .take(self.listed.len())
             .collect();
+        self.store = self.budget.store(ownership.workers());
         self.pipeline.ownership = ownership;
         self.peers = peers;
         self

@@ -27,6 +27,12 @@ impl Ownership {
         Self { worker, workers }
     }
 
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(self) -> u16 {
+        self.workers
+    }
+
     /// The number of the worker that has the port.
     #[inline]
     #[must_use]

@@ -332,7 +332,8 @@ fn what_waits_for_a_pod_goes_with_it() {
     // Pod 1's go on, and find nobody.
     lab.wait(Nanos::from_millis(100_000));
     lab.run();
-    assert!(lab.counters(1).drops.get(DropReason::PortDown) > 0);
+    let counted = lab.counters(1).drops.get(DropReason::PortDown);
+    assert!(counted + lab.worker_drops(DropReason::PortDown) > 0);
     lab.detach(1);
     assert_eq!(lab.held_chunks(), 0);
     lab.assert_no_chunk_lost();
