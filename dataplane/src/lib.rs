@@ -17,6 +17,7 @@ pub mod verdict;
 mod fragments;
 mod gro;
 pub mod mappings;
+pub mod ownership;
 pub mod pods;
 pub mod port;
 mod promotion;
@@ -25,6 +26,8 @@ pub mod sessions;
 pub mod shaper;
 
 pub mod engine;
+pub mod fleet;
+pub mod handoff;
 pub mod lab;
 pub mod pipeline;
 mod return_path;

@@ -105,7 +105,7 @@ impl Budget {
 
     /// What the queue of a pod with this MTU may hold now.
     pub(crate) fn room(self, pool: &FramePool, mtu: u32) -> Room {
-        let free = pool.free_chunks();
+        let free = pool.available();
         let two_frames = 2 * (mtu as usize).div_ceil(CHUNK_SIZE - 256);
         let queue = (free / QUEUE_PART).min(QUEUE_CHUNKS).max(two_frames);
         let node = free.saturating_sub(self.flight / RESERVE_PART);

@@ -64,6 +64,11 @@ struct PortRow {
     counters: PortCounters,
     #[serde(default)]
     shaping: Shaping,
+    #[serde(default)]
+    mtu: u32,
+    /// The largest packet that suits the limits, bytes.
+    #[serde(default)]
+    frame_mtu: u32,
 }
 
 /// The pod's name, or as much of its container's ID as people compare.
@@ -131,7 +136,11 @@ fn limits(rows: &[PortRow]) -> Option<Table> {
     let limited = rows.iter().filter(|row| row.shaping.is_limited());
     let mut table = table(&["INTERFACE", "LIMITS"]);
     for row in limited {
-        table.add_row([row.interface.clone(), row.shaping.lines().join("\n")]);
+        let mut lines = row.shaping.lines();
+        if row.frame_mtu < row.mtu {
+            lines.push(format!("packets of up to {} bytes", row.frame_mtu));
+        }
+        table.add_row([row.interface.clone(), lines.join("\n")]);
     }
     (table.row_count() > 0).then_some(table)
 }
@@ -169,6 +178,9 @@ fn host_ports(rows: &[HostPortRow]) -> String {
 struct Stats {
     ports: u64,
     worker: WorkerStats,
+    /// Of an older daemon: none.
+    #[serde(default)]
+    workers: Vec<WorkerStats>,
     #[serde(default)]
     merged_frames: u64,
     drops: Vec<DropRow>,
@@ -187,6 +199,8 @@ struct WorkerStats {
     session_capacity: u64,
     #[serde(default)]
     recycled_sessions: u64,
+    #[serde(default)]
+    handed_frames: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -202,35 +216,57 @@ struct Chunks {
     free: u64,
     fill: u64,
     tx: u64,
+    /// Of an older daemon: none; neither between workers.
+    #[serde(default)]
+    held: u64,
+    #[serde(default)]
+    handoff: u64,
     unaccounted: i64,
 }
 
 fn stats(stats: &Stats) -> String {
     let WorkerStats {
-        turns,
-        busy_turns,
-        sleeps,
         sessions,
         session_capacity,
         recycled_sessions,
+        ..
     } = stats.worker;
+    let workers = match stats.workers.as_slice() {
+        [] | [_] => worker("worker", &stats.worker),
+        several => (0..)
+            .zip(several)
+            .map(|(number, stats)| {
+                let handed = stats.handed_frames;
+                let line = worker(&format!("worker {number}"), stats);
+                format!("{line}, {handed} frames handed to others")
+            })
+            .collect::<Vec<_>>()
+            .join("\n"),
+    };
     let Chunks {
         total,
         free,
         fill,
         tx,
+        held,
+        handoff,
         unaccounted,
     } = stats.chunks;
+    let others: String = [(held, "waiting for limits"), (handoff, "between workers")]
+        .into_iter()
+        .filter(|(chunks, _)| *chunks > 0)
+        .map(|(chunks, place)| format!(" + {chunks} {place}"))
+        .collect();
     let sum = match unaccounted {
         0 => "they add up".to_owned(),
         off => format!("{off} on their way (zero when there is no traffic, else a leak)"),
     };
     let mut text = format!(
         "ports     {} with the host port\n\
-         worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
+         {workers}\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
          gro       {} TCP segments became the end of another frame\n\
-         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent{others}: {sum}\n\n",
         stats.ports, stats.merged_frames
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
@@ -250,6 +286,16 @@ fn stats(stats: &Stats) -> String {
         let _ = write!(text, "{drops}");
     }
     text
+}
+
+fn worker(name: &str, stats: &WorkerStats) -> String {
+    let WorkerStats {
+        turns,
+        busy_turns,
+        sleeps,
+        ..
+    } = stats;
+    format!("{name:<9} {turns} turns, {busy_turns} with frames, {sleeps} sleeps")
 }
 
 /// What the kernel drops before the dataplane sees it (`XDP_STATISTICS`).
@@ -470,7 +516,10 @@ mod tests {
 
     #[test]
     fn limits_are_said_in_words_below() {
-        let row = |interface: &str, shaping: Value| json!({"interface": interface, "counters": counters(), "shaping": shaping});
+        let row = |interface: &str, shaping: Value| {
+            json!({"interface": interface, "counters": counters(), "shaping": shaping,
+                   "mtu": 9000, "frame_mtu": 2500})
+        };
         let limit = json!({"rate": 10_000_000, "burst": 100_000});
         let rows = json!([
             row(
@@ -492,8 +541,10 @@ mod tests {
                 "slv1 ingress 10 Mbit/s, burst 12.5 kB",
                 "egress 10 Mbit/s, burst 12.5 kB",
                 "queue 5 ms",
+                "packets of up to 2500 bytes",
                 "slv3 egress 10 Mbit/s, burst 12.5 kB",
                 "queue 25 ms",
+                "packets of up to 2500 bytes",
             ]
         );
         let plain = render(What::Ports, json!([row("slv2", json!({}))])).unwrap();
@@ -524,17 +575,37 @@ mod tests {
             "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
                       {"reason": "no-pod", "frames": 0, "help": "nobody"}],
             "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
-            "chunks": {"total": 100, "free": 60, "fill": 30, "tx": 10, "unaccounted": unaccounted},
+            "chunks": {"total": 100, "free": 55, "fill": 30, "tx": 10, "held": 5,
+                       "unaccounted": unaccounted},
         });
         render(What::Stats, answer).unwrap()
     }
 
     #[test]
     fn chunks_that_add_up_say_so() {
-        assert!(stats_with(0, 0).contains("10 being sent: they add up"));
+        assert!(stats_with(0, 0).contains("10 being sent + 5 waiting for limits: they add up"));
         assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
         assert!(stats_with(0, 0).contains("77 TCP segments"));
         assert!(stats_with(5, 0).contains("5 on their way"));
+    }
+
+    #[test]
+    fn several_workers_have_a_line_each() {
+        let worker = json!({"turns": 9, "busy_turns": 4, "sleeps": 3, "handed_frames": 7});
+        let answer = json!({
+            "ports": 2, "worker": worker, "workers": [worker, worker],
+            "drops": [], "xdp_statistics": {},
+            "chunks": {"total": 9, "free": 1, "fill": 1, "tx": 1, "held": 2, "handoff": 4,
+                       "unaccounted": 0},
+        });
+        let text = render(What::Stats, answer).unwrap();
+        for needle in [
+            "worker 0  9 turns, 4 with frames, 3 sleeps, 7 frames handed to others",
+            "worker 1  9 turns",
+            "1 being sent + 2 waiting for limits + 4 between workers: they add up",
+        ] {
+            assert!(text.contains(needle), "{text}");
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn lab() -> Lab {
         uplinks: 2,
         ..LabOptions::default()
     });
-    lab.engine.set_mappings(mappings(server(0)));
+    lab.set_mappings(mappings(server(0)));
     lab
 }
 
@@ -314,7 +314,7 @@ fn the_next_pod_gets_the_next_packet() {
         lab.detach(SERVER);
         assert_eq!(only(&lab.send(client.slot, &question)).0, HOST);
         let next = lab.attach(SERVER, 1, MTU);
-        lab.engine.set_mappings(mappings(next));
+        lab.set_mappings(mappings(next));
         client.open(&mut lab, UDP);
         assert_eq!(only(&lab.send(client.slot, &question)).0, SERVER);
         lab.assert_no_chunk_lost();

@@ -9,9 +9,11 @@ use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, link, mac, v4, v
 use sluice_dataplane::mappings::{Mapping, Mappings};
 use sluice_dataplane::packet::{Ethernet, build, exercise};
 use sluice_dataplane::port::PortId;
+use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::xsk::{FILL_DEPTH, FramePool, Umem};
 
 const OPTIONS: LabOptions = LabOptions {
+    workers: 1,
     pods: 2,
     uplinks: 1,
     reserve: 256,
@@ -108,8 +110,10 @@ fuzz_target!(|input: &[u8]| {
     let Some((umem, pool)) = MEMORY.take() else {
         panic!("no memory for the UMEM");
     };
-    let mut lab = Lab::over(umem, pool, OPTIONS);
-    lab.engine.set_mappings(mappings());
+    // One worker or two, and the same holds.
+    let workers = 1 + u16::from(input.len() % 2 == 1);
+    let mut lab = Lab::over(umem, pool, LabOptions { workers, ..OPTIONS });
+    lab.set_mappings(mappings());
     let mut rest = input;
     let mut arrived = 0;
     // Each frame is led by its source and its length.
@@ -130,7 +134,10 @@ fuzz_target!(|input: &[u8]| {
     }
     arrived += lab.run().len() as u64;
     let mut received = 0;
-    let mut dropped = 0;
+    let mut dropped: u64 = DropReason::ALL
+        .into_iter()
+        .map(|reason| lab.worker_drops(reason))
+        .sum();
     let mut errors = 0;
     let mut merged = 0;
     for slot in HOST..=UPLINK {
