@@ -438,7 +438,7 @@ impl Engine {
     }
 
     /// Hands a frame to its destination port, within that one's ingress limit.
-    #[inline]
+    #[inline(always)] // Else the headers are copied once more.
     fn deliver(&mut self, to: PortId, handoff: Handoff, now: Nanos) {
         if !self.pipeline.ownership.has(to) {
             return self.hand_over(to, Crossing::Frame(to, handoff));

@@ -387,7 +387,7 @@ impl Pipeline {
     /// Takes a packet on its way; without one it goes to the host. Past the host
     /// port the host's stack is the router, and counts the hop itself; else this
     /// is the only one.
-    #[inline]
+    #[inline(always)] // Else the way is copied on its way in and out.
     fn lead(&self, frame: &mut Frame, way: Option<Way>, ip: &Ip) -> Result<Way, Rejection> {
         let way = match way {
             None => return Ok(Way::plain(self.host.ok_or(DropReason::PortDown)?)),
