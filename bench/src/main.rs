@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod clock;
 mod compare;
+mod error;
 mod pktgen;
 mod rfc2544;
+mod xdp;
 
 /// Measures pod networks: of Sluice, and of others beside it.
 #[derive(Parser)]
