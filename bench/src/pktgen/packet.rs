@@ -198,6 +198,10 @@ impl Frame {
             u32::from(u16::from_be_bytes(short(len - transport))),
         );
         sum.add(&bytes[transport..]);
+        if len % 2 == 1 {
+            // What is added later begins at even offsets again.
+            sum.add(&[0]);
+        }
         Self {
             filler_crc: crc32c(&bytes[payload + stamp::LEN..]),
             bytes,

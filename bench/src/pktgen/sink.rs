@@ -254,8 +254,7 @@ fn by_xsk(spec: &SinkSpec, watch: &mut Watch<'_>) -> Result<Received, BenchError
         if frames > 0 {
             books.show(watch.progress);
         } else if stops {
-            let dropped = receiver.dropped()?;
-            return Ok(books.close(dropped.overrun + dropped.other));
+            return Ok(books.close(receiver.overrun()?));
         } else {
             receiver.wait(NAP)?;
         }

@@ -17,15 +17,6 @@ use crate::error::BenchError;
 /// Frames that are taken from a queue in one go.
 const BATCH: usize = 64;
 
-/// Frames that the kernel dropped before we saw them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Dropped {
-    /// The RX ring was full, or no chunk was left: we were too slow.
-    pub(crate) overrun: u64,
-    /// For another reason: a frame in more chunks than a ring takes, say.
-    pub(crate) other: u64,
-}
-
 /// The sockets of all queues of an interface.
 pub(crate) struct Receiver {
     queues: Vec<Queue>,
@@ -73,20 +64,20 @@ impl Receiver {
         queues.map(|queue| queue.take(&mut handle)).sum()
     }
 
-    /// What the kernel dropped so far.
+    /// Frames that the kernel dropped so far because the RX ring was full or
+    /// no chunk was left: we were too slow.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub(crate) fn dropped(&self) -> Result<Dropped, BenchError> {
-        let mut dropped = Dropped::default();
+    pub(crate) fn overrun(&self) -> Result<u64, BenchError> {
+        let mut overrun = 0;
         for queue in &self.queues {
             let statistics = queue.rx.fd().xdp_statistics();
             let statistics =
                 statistics.map_err(BenchError::system("read", "statistics of the socket"))?;
-            dropped.overrun += statistics.rx_ring_full() + statistics.rx_fill_ring_empty_descs();
-            dropped.other += statistics.rx_dropped();
+            overrun += statistics.rx_ring_full() + statistics.rx_dropped();
         }
-        Ok(dropped)
+        Ok(overrun)
     }
 }
 
