@@ -6,8 +6,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod compare;
+mod cores;
 mod pktgen;
 mod rfc2544;
+mod stats;
+mod topology;
 
 /// Measures pod networks: of Sluice, and of others beside it.
 #[derive(Parser)]
