@@ -7,9 +7,12 @@ use clap::{Parser, Subcommand};
 
 mod clock;
 mod compare;
+mod cores;
 mod error;
 mod pktgen;
 mod rfc2544;
+mod stats;
+mod topology;
 mod xdp;
 
 /// Measures pod networks: of Sluice, and of others beside it.
