@@ -252,7 +252,12 @@ impl Bed {
         let (ip, port) = (SERVICE.ip(), SERVICE.port());
         let server = self.server.address;
         let iptables = |rule: &str| self.node().exec(&format!("iptables -w -t nat {rule}"));
-        for chain in ["KUBE-SERVICES", "KUBE-SVC-BENCH", "KUBE-SEP-BENCH", "KUBE-MARK-MASQ"] {
+        for chain in [
+            "KUBE-SERVICES",
+            "KUBE-SVC-BENCH",
+            "KUBE-SEP-BENCH",
+            "KUBE-MARK-MASQ",
+        ] {
             iptables(&format!("-N {chain}"))?;
         }
         iptables("-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000")?;

@@ -49,16 +49,12 @@ impl Tools {
 }
 
 const BUILD: &str = "cargo build --release, or say where it is by --binaries";
-const INSTALL: &str = "apt-get install containernetworking-plugins, or say where it is by --cni-path";
+const INSTALL: &str =
+    "apt-get install containernetworking-plugins, or say where it is by --cni-path";
 
 /// The list of plugins that gives a node's pods what a case needs. `None` for
 /// a design that is none.
-pub(super) fn list(
-    site: &Site,
-    tools: &Tools,
-    design: Design,
-    feature: Feature,
-) -> Option<List> {
+pub(super) fn list(site: &Site, tools: &Tools, design: Design, feature: Feature) -> Option<List> {
     let folder = site.folder.path();
     let mut plugins = match design {
         Design::Sluice => vec![sluice(site, tools, feature)],

@@ -16,10 +16,14 @@ pub(super) fn start(site: &Site, tools: &Tools, plugin: &Value) -> Result<Proces
     let folder = site.folder.path();
     let conflist = folder.join("sluice.conflist");
     let network = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [plugin]});
-    fs::write(&conflist, network.to_string()).map_err(|error| {
-        TopologyError::refused("write", conflist.display().to_string(), error)
-    })?;
-    let words = [&tools.sluiced(), Path::new("run"), Path::new("--conflist"), &conflist];
+    fs::write(&conflist, network.to_string())
+        .map_err(|error| TopologyError::refused("write", conflist.display().to_string(), error))?;
+    let words = [
+        &tools.sluiced(),
+        Path::new("run"),
+        Path::new("--conflist"),
+        &conflist,
+    ];
     let words = words.map(|word| word.to_string_lossy().into_owned());
     let words = words.each_ref().map(String::as_str);
     let log = folder.join("sluiced.log");

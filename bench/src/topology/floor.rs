@@ -1,7 +1,10 @@
 //! The floor: the least that any forwarder on AF_XDP sockets must do. A loop
 //! reads the first cache line of each frame and moves it to the other port.
 
-#![allow(unsafe_code, reason = "xsk-rs leaves it to its caller that frames are the UMEM's own")]
+#![allow(
+    unsafe_code,
+    reason = "xsk-rs leaves it to its caller that frames are the UMEM's own"
+)]
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
@@ -154,7 +157,10 @@ impl Wires {
             unsafe { port.fill.produce(&own[..FILL]) };
             Ok(port)
         };
-        let ports = [open(names[0]).map_err(refused)?, open(names[1]).map_err(refused)?];
+        let ports = [
+            open(names[0]).map_err(refused)?,
+            open(names[1]).map_err(refused)?,
+        ];
         let batch = frames[..BATCH].to_vec();
         Ok(Self { umem, ports, batch })
     }
