@@ -68,9 +68,9 @@ impl Drops {
 /// What a port counts. Bytes are Ethernet bytes without the frame check
 /// sequence, as in the pod's interface statistics.
 ///
-/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` + drops.
-/// Every frame received, and every ICMP error made of one that was dropped, is
-/// queued to a port or dropped. What a port's kernel then does with a queued
+/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` + drops, and
+/// what waits in shapers. Every frame received, and every ICMP error made of one
+/// that was dropped, is queued to a port or dropped. What a port's kernel then does with a queued
 /// frame is not in here: an interface that is down on the pod's side takes and
 /// loses it.
 #[derive(Debug, Default)]
@@ -95,6 +95,10 @@ pub struct PortCounters {
     pub filled_chunks: Counter,
     /// Chunks in the port's TX and COMPLETION rings.
     pub sent_chunks: Counter,
+    /// Chunks of frames that wait in the port's shapers.
+    pub queued_chunks: Counter,
+    /// Frames that the port's shapers marked instead of dropping them (ECN).
+    pub marked: Counter,
 }
 
 /// A port's counters at one moment.
@@ -120,6 +124,10 @@ pub struct PortSnapshot {
     pub filled_chunks: u64,
     /// Chunks in the port's TX and COMPLETION rings.
     pub sent_chunks: u64,
+    /// Chunks of frames that wait in the port's shapers.
+    pub queued_chunks: u64,
+    /// Frames that the port's shapers marked instead of dropping them (ECN).
+    pub marked: u64,
 }
 
 impl PortCounters {
@@ -137,6 +145,8 @@ impl PortCounters {
             icmp_suppressed: self.icmp_suppressed.get(),
             filled_chunks: self.filled_chunks.get(),
             sent_chunks: self.sent_chunks.get(),
+            queued_chunks: self.queued_chunks.get(),
+            marked: self.marked.get(),
         }
     }
 }
@@ -154,6 +164,8 @@ pub struct NodeCounters {
     pub chunks: Counter,
     /// Chunks in the pool.
     pub free_chunks: Counter,
+    /// Chunks of frames that wait in shapers.
+    pub held_chunks: Counter,
     /// Chunks of removed ports that were taken back.
     pub reclaimed_chunks: Counter,
     /// Sessions that take room. Those that are over are counted until a turn
@@ -178,6 +190,8 @@ pub struct NodeSnapshot {
     pub chunks: u64,
     /// Chunks in the pool.
     pub free_chunks: u64,
+    /// Chunks of frames that wait in shapers.
+    pub held_chunks: u64,
     /// Chunks of removed ports that were taken back.
     pub reclaimed_chunks: u64,
     /// Sessions that take room.
@@ -198,6 +212,7 @@ impl NodeCounters {
             sleeps: self.sleeps.get(),
             chunks: self.chunks.get(),
             free_chunks: self.free_chunks.get(),
+            held_chunks: self.held_chunks.get(),
             reclaimed_chunks: self.reclaimed_chunks.get(),
             sessions: self.sessions.get(),
             session_capacity: self.session_capacity.get(),

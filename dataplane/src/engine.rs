@@ -1,6 +1,8 @@
 //! The dataplane of one worker: its ports, tables and pool, and one turn of
 //! its loop. No thread, no sleep, no clock: those are the worker's.
 
+mod shaping;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,9 +13,10 @@ use crate::packet::{Ethernet, icmp};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::{Session, Sessions};
+use crate::shaper::{Budget, Direction, Store, Timers};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
-use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool, Xsk};
+use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, FILL_DEPTH, Frame, FramePool, Xsk};
 
 /// How far ahead of the frame at hand headers are fetched into the cache.
 const PREFETCH: usize = 8;
@@ -36,6 +39,10 @@ pub struct Engine {
     dirty: Vec<u16>,
     /// Slots whose FILL ring the pool could not fill.
     hungry: Vec<u16>,
+    /// Frames that wait in shapers, and when these are due.
+    store: Store,
+    timers: Timers,
+    budget: Budget,
     counters: Arc<NodeCounters>,
 }
 
@@ -48,6 +55,8 @@ pub struct Turn {
     pub chunks: usize,
     /// Some port has frames that the kernel has not taken yet.
     pub pending: bool,
+    /// When a frame that waits in a shaper may go.
+    pub due: Option<Nanos>,
 }
 
 /// What came from a port, or from several.
@@ -66,6 +75,8 @@ impl Engine {
         counters.free_chunks.set(pool.free_chunks() as u64);
         let capacity = pipeline.sessions().capacity();
         counters.session_capacity.set(capacity.into());
+        let filled = usize::from(slots) * FILL_DEPTH as usize;
+        let budget = Budget::new(pool.free_chunks().saturating_sub(filled));
         Self {
             ports: (0..slots).map(|_| None).collect(),
             pipeline,
@@ -75,6 +86,9 @@ impl Engine {
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
+            store: budget.store(),
+            timers: Timers::new(slots.into()),
+            budget,
             counters,
         }
     }
@@ -156,7 +170,8 @@ impl Engine {
     /// until that is closed: [`Engine::reclaim`].
     pub fn remove(&mut self, id: PortId) -> Option<Box<Port>> {
         self.port(id)?;
-        let port = self.ports.get_mut(usize::from(id.slot))?.take()?;
+        let mut port = self.ports.get_mut(usize::from(id.slot))?.take()?;
+        self.discard_held(&mut port);
         self.pipeline.pods.remove(id);
         self.pipeline.sessions_mut().remove_pod(id);
         if self.pipeline.host == Some(id) {
@@ -220,6 +235,7 @@ impl Engine {
             received.chunks += got.chunks;
             i += 1;
         }
+        self.release(now);
         let pending = self.flush(now) || !self.hungry.is_empty();
         let expired = self.pipeline.sessions_mut().expire(now);
         self.counters.turns.add(1);
@@ -229,6 +245,7 @@ impl Engine {
             self.counters
                 .free_chunks
                 .set(self.pool.free_chunks() as u64);
+            self.counters.held_chunks.set(self.store.chunks().into());
             let sessions = self.pipeline.sessions();
             self.counters.sessions.set(sessions.in_use().into());
             self.counters.recycled_sessions.set(sessions.recycled());
@@ -237,6 +254,7 @@ impl Engine {
             frames: received.frames,
             chunks: received.chunks,
             pending,
+            due: self.timers.next(),
         }
     }
 
@@ -337,7 +355,7 @@ impl Engine {
                 continue;
             };
             match self.pipeline.depart(frame, &source.endpoint, now) {
-                Destination::Port(to, handoff) => self.deliver(to, handoff, now),
+                Destination::Port(to, handoff) => self.leave(to, handoff, now),
                 Destination::Source(answer) => {
                     source.counters.answered.add(1);
                     let id = source.endpoint.id;
@@ -352,9 +370,22 @@ impl Engine {
         }
     }
 
-    /// Hands a frame to its destination port.
+    /// Hands a frame to its destination port, within that one's ingress limit.
     #[inline]
-    fn deliver(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
+    fn deliver(&mut self, to: PortId, handoff: Handoff, now: Nanos) {
+        let is_shaped = find(&mut self.ports, to)
+            .is_some_and(|port| port.shapers.get(Direction::Ingress).is_some());
+        if !is_shaped {
+            return self.arrive(to, handoff, now);
+        }
+        if let Some(held) = self.shape(to, Direction::Ingress, to, handoff, now) {
+            self.arrive(to, held.handoff, now);
+        }
+    }
+
+    /// Makes a frame ready for its destination port, and queues it there.
+    #[inline]
+    fn arrive(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
         let Some(target) = find(&mut self.ports, to) else {
             // A session outlives the port by which its answers leave.
             if let Some(source) = find(&mut self.ports, handoff.meta.from) {

@@ -4,11 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use sluice_control::Shaping;
+
 use crate::counters::PortCounters;
 use crate::engine::Engine;
 use crate::packet::Ethernet;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{PortId, PortKind, PortSpec};
+use crate::shaper::Shapers;
 use crate::time::Nanos;
 use crate::xsk::memory::{self, MemoryKernel, Sent};
 use crate::xsk::{Doorbell, Features, FramePool, Umem};
@@ -174,6 +177,7 @@ impl Lab {
             mtu,
             addresses,
             gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
+            shapers: Shapers::default(),
         };
         let Ok(port) = self.engine.add(spec, self.now) else {
             panic!("slot {slot} is not free");
@@ -194,6 +198,14 @@ impl Lab {
         if let Some(port) = self.engine.remove(port.id) {
             let closed = port.xsk.close();
             self.engine.reclaim(closed);
+        }
+    }
+
+    /// Holds a pod to limits, as Attach and `set bandwidth` do.
+    pub fn shape(&mut self, slot: u16, shaping: &Shaping, mtu: u32) {
+        if let Some(port) = &self.ports[usize::from(slot)] {
+            let shapers = Shapers::new(shaping, mtu);
+            drop(self.engine.set_shapers(port.id, shapers, mtu, self.now));
         }
     }
 
@@ -276,10 +288,11 @@ impl Lab {
             .map(|port| u64::from(port.xsk.filled()) + u64::from(port.xsk.sent()))
             .sum();
         let free = self.engine.free_chunks() as u64;
+        let waiting = u64::from(self.engine.held_chunks());
         assert_eq!(
-            held + free,
+            held + waiting + free,
             u64::from(self.umem.chunks()),
-            "chunks in rings ({held}) and free ({free})"
+            "chunks in rings ({held}), in shapers ({waiting}) and free ({free})"
         );
     }
 

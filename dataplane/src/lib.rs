@@ -21,6 +21,7 @@ pub mod port;
 mod promotion;
 mod rate_limit;
 pub mod sessions;
+pub mod shaper;
 
 pub mod engine;
 pub mod lab;

@@ -45,6 +45,20 @@ pub struct Meta {
     next_hop: Option<[u8; 6]>,
 }
 
+#[cfg(test)]
+impl Handoff {
+    /// A frame that goes the plain way.
+    pub(crate) fn plain(frame: Frame, from: PortId, ip: Ip) -> Self {
+        let meta = Meta {
+            from,
+            ip,
+            translation: None,
+            next_hop: None,
+        };
+        Self { frame, meta }
+    }
+}
+
 /// Where a frame goes from its source port.
 #[derive(Debug)]
 pub enum Destination {
@@ -390,6 +404,22 @@ impl Pipeline {
         }
     }
 
+    /// Whether a frame is not too large for `port`.
+    ///
+    /// # Errors
+    /// It is.
+    #[inline]
+    pub fn fits(&self, handoff: &Handoff, port: &Endpoint) -> Result<(), Rejection> {
+        let Handoff { frame, meta } = handoff;
+        // Padding counts as well: the receiving veth drops by the frame's length.
+        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
+        if on_wire.max(meta.ip.packet_len) <= port.mtu {
+            return Ok(());
+        }
+        let error = icmp::Error::TooBig { mtu: port.mtu };
+        Err(Rejection::with(DropReason::TooBig, error, meta.ip))
+    }
+
     /// Makes a frame ready for `target`: its MTU, the way back, the MAC
     /// addresses, the checksum. Gives the checksum that the kernel must complete, if any.
     ///
@@ -402,13 +432,8 @@ impl Pipeline {
         target: &Endpoint,
         now: Nanos,
     ) -> Result<Option<Partial>, Rejection> {
+        self.fits(handoff, target)?;
         let Handoff { frame, meta } = handoff;
-        // Padding counts as well: the receiving veth drops by the frame's length.
-        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
-        if on_wire.max(meta.ip.packet_len) > target.mtu {
-            let error = icmp::Error::TooBig { mtu: target.mtu };
-            return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
-        }
         let ip = match meta.translation {
             None => {
                 self.follow(frame, meta, target, now)?;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 use serde_json::Value;
-use sluice_control::{Client, PodAddress, PodName, Request};
+use sluice_control::{Client, PodAddress, PodName, Request, Shaping, rounded};
 use sluice_dataplane::probe::{Report, State};
 
 use crate::cli::{ShowArgs, What};
@@ -62,6 +62,8 @@ struct PortRow {
     #[serde(default)]
     pod: Option<PodName>,
     counters: PortCounters,
+    #[serde(default)]
+    shaping: Shaping,
 }
 
 /// The pod's name, or as much of its container's ID as people compare.
@@ -104,11 +106,11 @@ fn ports(rows: &[PortRow]) -> String {
         table.add_row([
             row.interface.clone(),
             or_dash(addresses.join("\n")),
-            rounded(counters.rx_frames),
-            rounded(counters.rx_bytes),
-            rounded(counters.tx_frames),
-            rounded(counters.tx_bytes),
-            rounded(counters.drops.values().sum()),
+            short(counters.rx_frames),
+            short(counters.rx_bytes),
+            short(counters.tx_frames),
+            short(counters.tx_bytes),
+            short(counters.drops.values().sum()),
             or_dash(owner(row.pod.as_ref(), &row.container_id)),
         ]);
     }
@@ -118,31 +120,26 @@ fn ports(rows: &[PortRow]) -> String {
     for column in 2..7 {
         align_right(&mut table, column);
     }
-    table.to_string()
+    match limits(rows) {
+        None => table.to_string(),
+        Some(limits) => format!("{table}\n\n{limits}"),
+    }
+}
+
+/// What pods are held to, if any is.
+fn limits(rows: &[PortRow]) -> Option<Table> {
+    let limited = rows.iter().filter(|row| row.shaping.is_limited());
+    let mut table = table(&["INTERFACE", "LIMITS"]);
+    for row in limited {
+        table.add_row([row.interface.clone(), row.shaping.lines().join("\n")]);
+    }
+    (table.row_count() > 0).then_some(table)
 }
 
 /// Three digits and a decimal prefix: `4.64G`. Exact counts are in the JSON.
-fn rounded(count: u64) -> String {
-    let Some(power) = count.checked_ilog10().filter(|power| *power >= 3) else {
-        return count.to_string();
-    };
-    let step = 10_u64.pow(power - 2);
-    let three = count / step + u64::from(count % step >= step / 2);
-    if three == 1000 {
-        return rounded(1000 * step);
-    }
-    let prefix = ["", "k", "M", "G", "T", "P", "E"][power as usize / 3];
-    let decimals = 2 - power % 3;
-    let point = 10_u64.pow(decimals);
-    match decimals {
-        0 => format!("{three}{prefix}"),
-        _ => format!(
-            "{}.{:0width$}{prefix}",
-            three / point,
-            three % point,
-            width = decimals as usize
-        ),
-    }
+fn short(count: u64) -> String {
+    let (digits, prefix) = rounded(count);
+    format!("{digits}{prefix}")
 }
 
 /// As much of a mapping's row as the table has.
@@ -455,19 +452,35 @@ mod tests {
     }
 
     #[test]
-    fn counts_have_three_digits() {
-        for (count, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1.00k"),
-            (12_345, "12.3k"),
-            (999_499, "999k"),
-            (999_500, "1.00M"),
-            (4_643_109_767, "4.64G"),
-            (u64::MAX, "18.4E"),
-        ] {
-            assert_eq!(rounded(count), text);
-        }
+    fn limits_are_said_in_words_below() {
+        let row = |interface: &str, shaping: Value| json!({"interface": interface, "counters": counters(), "shaping": shaping});
+        let limit = json!({"rate": 10_000_000, "burst": 100_000});
+        let rows = json!([
+            row(
+                "slv1",
+                json!({"egress": limit, "ingress": limit, "queue_millis": 5})
+            ),
+            row("slv2", json!({})),
+            row("slv3", json!({"egress": limit})),
+        ]);
+        let text = render(What::Ports, rows).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let empty = lines.iter().position(|line| line.is_empty()).unwrap();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let below: Vec<String> = lines[empty + 1..].iter().map(|line| words(line)).collect();
+        assert_eq!(
+            below,
+            [
+                "INTERFACE LIMITS",
+                "slv1 ingress 10 Mbit/s, burst 12.5 kB",
+                "egress 10 Mbit/s, burst 12.5 kB",
+                "queue 5 ms",
+                "slv3 egress 10 Mbit/s, burst 12.5 kB",
+                "queue 25 ms",
+            ]
+        );
+        let plain = render(What::Ports, json!([row("slv2", json!({}))])).unwrap();
+        assert!(!plain.contains("LIMITS"), "{plain}");
     }
 
     #[test]

@@ -58,6 +58,8 @@ fn pod(entry: &Entry) -> Value {
     row["addresses"] = json!(attachment.addresses);
     row["mac"] = json!(mac(attachment.pod_mac));
     row["mtu"] = json!(attachment.mtu);
+    row["frame_mtu"] = json!(attachment.frame_mtu());
+    row["shaping"] = json!(attachment.shaping);
     row["ip_masq"] = json!(attachment.ip_masq);
     row
 }

@@ -37,6 +37,7 @@ pub struct Datagram {
     src: IpAddr,
     dst: IpAddr,
     ttl: u8,
+    traffic_class: u8,
     dont_fragment: bool,
     identification: u16,
     options: Vec<u8>,
@@ -63,6 +64,7 @@ pub fn raw(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, protocol: u8) -> Data
         src: src.into(),
         dst: dst.into(),
         ttl: 64,
+        traffic_class: 0,
         dont_fragment: false,
         identification: 1,
         options: Vec::new(),
@@ -221,6 +223,12 @@ impl Datagram {
     /// Sets time to live or hop limit.
     pub fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;
+        self
+    }
+
+    /// Sets type of service or traffic class: DSCP, and in the low two bits ECN.
+    pub fn traffic_class(mut self, traffic_class: u8) -> Self {
+        self.traffic_class = traffic_class;
         self
     }
 
@@ -391,7 +399,7 @@ impl Datagram {
         let header = ipv4::Header {
             version_ihl: 4 << 4
                 | u8::try_from(header_len / 4).expect("at most 40 bytes of options"),
-            tos: 0,
+            tos: self.traffic_class,
             total_length: len_u16(header_len + payload.len()).into(),
             identification: place.map_or(0, |_| self.identification).into(),
             flags_fragment: flags_fragment.into(),
@@ -434,7 +442,7 @@ impl Datagram {
             chain.resize(start + len, 0);
         }
         let header = ipv6::Header {
-            version_class_flow: ipv6::VERSION.into(),
+            version_class_flow: (ipv6::VERSION | u32::from(self.traffic_class) << 20).into(),
             payload_length: len_u16(chain.len() + payload.len()).into(),
             next_header,
             hop_limit: self.ttl,

@@ -15,6 +15,7 @@ pub mod build;
 pub mod checksum;
 mod crc32c;
 mod datagram;
+pub mod ecn;
 pub mod ethernet;
 pub mod exercise;
 #[cfg(test)]

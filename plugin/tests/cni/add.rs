@@ -124,6 +124,9 @@ fn a_dual_stack_pod_is_fully_configured() {
             "mappings": [],
             "snat": true,
             "masq_all": false,
+            "uplink_mtu": 1500,
+            "shaping": {"queue_millis": 25, "ecn": true},
+            "reshaped": false,
         }])
     );
     assert_eq!(node.reserved(), ["10.77.0.2", "fd77::2"]);
