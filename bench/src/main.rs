@@ -5,12 +5,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod clock;
 mod compare;
 mod cores;
+mod error;
 mod pktgen;
+mod report;
 mod rfc2544;
 mod stats;
 mod topology;
+mod xdp;
 
 /// Measures pod networks: of Sluice, and of others beside it.
 #[derive(Parser)]

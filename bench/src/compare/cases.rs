@@ -79,13 +79,6 @@ impl Arm {
         }
     }
 
-    fn together(self) -> Self {
-        Self {
-            placement: Placement::Together,
-            ..self
-        }
-    }
-
     /// What it is called in tables, without the placement.
     pub(crate) fn label(&self) -> String {
         let BedSpec { design, feature } = self.spec;

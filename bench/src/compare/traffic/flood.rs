@@ -90,9 +90,9 @@ fn send(socket: &UdpSocket, progress: &Progress) -> io::Result<()> {
 
 fn receive(socket: &UdpSocket, progress: &Progress) -> io::Result<()> {
     let mut memory = [[0; PAYLOAD]; BATCH];
-    let mut buffers = Vec::from_iter(memory.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]));
     let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
     while !progress.is_over() {
+        let mut buffers = memory.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
         let got = recvmmsg(
             socket.as_raw_fd(),
             &mut headers,
