@@ -10,6 +10,7 @@ mod compare;
 mod cores;
 mod error;
 mod pktgen;
+mod report;
 mod rfc2544;
 mod stats;
 mod topology;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
+use sluice_link::Netns;
 
 use super::{Space, TopologyError};
 
@@ -61,11 +62,14 @@ impl List {
     /// # Errors
     /// The first failure, which ends it.
     pub(crate) fn add(&self, container: &Container) -> Result<Value, TopologyError> {
-        let mut result = None;
-        for plugin in &self.plugins {
-            result = Some(self.run("ADD", plugin, container, result.as_ref())?);
-        }
-        Ok(result.unwrap_or_default())
+        let add = || {
+            let mut result = None;
+            for plugin in &self.plugins {
+                result = Some(self.run("ADD", plugin, container, result.as_ref())?);
+            }
+            Ok(result.unwrap_or_default())
+        };
+        Netns::open(&self.node)?.run(add)?
     }
 
     /// Each plugin in reverse order, with the result of ADD.
@@ -73,12 +77,16 @@ impl List {
     /// # Errors
     /// The first failure, which ends it.
     pub(crate) fn del(&self, container: &Container, result: &Value) -> Result<(), TopologyError> {
-        for plugin in self.plugins.iter().rev() {
-            self.run("DEL", plugin, container, Some(result))?;
-        }
-        Ok(())
+        let del = || {
+            for plugin in self.plugins.iter().rev() {
+                self.run("DEL", plugin, container, Some(result))?;
+            }
+            Ok(())
+        };
+        Netns::open(&self.node)?.run(del)?
     }
 
+    /// Runs a plugin in the calling thread's namespace.
     fn run(
         &self,
         verb: &'static str,
@@ -100,9 +108,7 @@ impl List {
             ))
         })?;
         let path = std::env::join_paths(&self.folders).map_err(|e| failed(e.to_string()))?;
-        let mut child = std::process::Command::new("nsenter")
-            .arg(format!("--net={}", self.node.display()))
-            .arg(file)
+        let mut child = std::process::Command::new(file)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("CNI_COMMAND", verb)
