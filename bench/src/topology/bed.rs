@@ -3,6 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
+use nix::sys::signal::Signal;
+use sluice_control::{AttachmentId, LimitChange};
+
 use super::chain::list;
 use super::daemon;
 use super::floor::Floor;
@@ -234,6 +237,38 @@ impl Bed {
         }
     }
 
+    /// Ends the daemon by a signal, and starts it again: until it answers.
+    ///
+    /// # Errors
+    /// There is no daemon of ours, or it does not start.
+    pub(crate) fn restart(&mut self, tools: &Tools, signal: Signal) -> Result<(), TopologyError> {
+        let (Engine::Daemon(daemon), Some(list)) = (&self.engine, &self.list) else {
+            return Err(no_daemon());
+        };
+        daemon.signal(signal);
+        // Dropping it waits for its end.
+        self.engine = Engine::Kernel;
+        self.engine = Engine::Daemon(daemon::start(&self.site, tools, &list.plugins[0])?);
+        Ok(())
+    }
+
+    /// Changes the server's limits in both directions.
+    ///
+    /// # Errors
+    /// There is no daemon of ours, or it refuses.
+    pub(crate) fn set_limits(&self, change: LimitChange) -> Result<(), TopologyError> {
+        let (Engine::Daemon(_), Some(list)) = (&self.engine, &self.list) else {
+            return Err(no_daemon());
+        };
+        let server = AttachmentId {
+            network: list.name.to_owned(),
+            container_id: self.server.space.name().to_owned(),
+            ifname: "eth0".to_owned(),
+        };
+        daemon::client(&self.site).set_shaping(server, Some(change), Some(change))?;
+        Ok(())
+    }
+
     /// A namespace for one more pod.
     ///
     /// # Errors
@@ -277,6 +312,10 @@ impl Bed {
         iptables("-A KUBE-SVC-BENCH -j KUBE-SEP-BENCH")?;
         Ok(())
     }
+}
+
+fn no_daemon() -> TopologyError {
+    TopologyError::Missing("this design has no sluiced that could be changed".into())
 }
 
 /// Gives a container the next hundred hostPorts, if so many are left.

@@ -27,6 +27,30 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
+    /// Our binaries in `binaries`, or else beside this program.
+    ///
+    /// # Errors
+    /// The kernel does not tell where this program is.
+    pub(crate) fn find(
+        binaries: Option<&Path>,
+        cni_path: &Path,
+        worker_cpu: usize,
+    ) -> Result<Self, TopologyError> {
+        let refused = |error| TopologyError::refused("find", "the folder of this program", error);
+        let binaries = match binaries {
+            Some(folder) => folder.to_owned(),
+            None => {
+                let own = std::env::current_exe().map_err(refused)?;
+                own.parent().map(Path::to_owned).unwrap_or_default()
+            }
+        };
+        Ok(Self {
+            binaries,
+            cni_path: cni_path.to_owned(),
+            worker_cpu,
+        })
+    }
+
     /// # Errors
     /// A program is missing.
     pub(crate) fn check(&self) -> Result<(), TopologyError> {

@@ -28,7 +28,12 @@ pub(super) fn start(site: &Site, tools: &Tools, plugin: &Value) -> Result<Proces
     let words = words.each_ref().map(String::as_str);
     let log = folder.join("sluiced.log");
     let mut daemon = Process::start("sluiced", &site.node, &words, &log)?;
-    let client = Client::new(&site.folder.run_dir().join("sluiced.sock"));
+    let client = client(site);
     daemon.wait_until(|| client.describe().is_ok())?;
     Ok(daemon)
+}
+
+/// How a site's daemon is asked.
+pub(super) fn client(site: &Site) -> Client {
+    Client::new(&site.folder.run_dir().join("sluiced.sock"))
 }
