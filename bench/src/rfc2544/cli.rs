@@ -7,7 +7,6 @@ use std::path::{Path as File, PathBuf};
 
 use clap::{ValueEnum, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::unistd::geteuid;
 
 use super::back_to_back::{self, ASKED_REPEATS, back_to_back};
 use super::dut::{Amount, Dut, FULL_TRIAL, Load};
@@ -17,10 +16,9 @@ use super::reconfigure::{self, Change};
 use super::report::{Report, Row, Setup};
 use super::throughput::Search;
 use crate::error::BenchError;
+use crate::node::{DesignName, NodeArgs};
 use crate::pktgen::{Latency, Place, Protocol, SendBy, SinkBy, Sizes, netns_path};
-use crate::topology::{
-    Bed, BedSpec, Design, Feature, HOST_PORT, NODE, POD_PORT, Tools, interrupt, remove_leftovers,
-};
+use crate::topology::{Bed, POD_PORT, Tools, interrupt};
 
 /// The frame sizes of RFC 2544 section 9.1, and two that pods see.
 const SIZES: &str = "64,128,256,512,1024,1280,1518,imix,9000";
@@ -37,12 +35,8 @@ const RECONFIGURATION: f64 = 10.0;
 /// two namespaces that are there.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How the pods are connected.
-    #[arg(long, value_enum, default_value = "sluice")]
-    design: DesignName,
-    /// What the receiving pod has.
-    #[arg(long, value_enum, default_value = "plain")]
-    case: CaseName,
+    #[command(flatten)]
+    node: NodeArgs,
     /// Measure from this network namespace instead, by name or path.
     #[arg(long, value_name = "NETNS", requires_all = ["into", "to"], conflicts_with_all = ["design", "case"])]
     from: Option<String>,
@@ -99,35 +93,9 @@ pub(crate) struct Args {
         default_value = "0,1"
     )]
     cpus: Vec<u16>,
-    /// Where sluice and sluiced are, if not beside this program.
-    #[arg(long, value_name = "DIR")]
-    binaries: Option<PathBuf>,
-    /// Where the reference plugins are.
-    #[arg(long, value_name = "DIR", default_value = "/usr/lib/cni")]
-    cni_path: PathBuf,
     /// Write everything here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DesignName {
-    Sluice,
-    Bridge,
-    Ptp,
-    Ovs,
-    Floor,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CaseName {
-    /// Nothing but an address.
-    Plain,
-    /// A hostPort, by which it is reached.
-    #[value(name = "hostport")]
-    HostPort,
-    /// Limits that nothing reaches.
-    Shaped,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -140,68 +108,34 @@ enum Test {
 }
 
 /// Runs the subcommand.
+///
+/// # Errors
+/// Something is missing, was refused, or it was interrupted. What was found
+/// until then is written.
 pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    if !geteuid().is_root() {
-        return Err("this enters network namespaces: run it as root".into());
-    }
     interrupt::watch()?;
-    let tools = args.tools()?;
+    let worker_cpu = args.cpus.get(1).copied().unwrap_or(0);
+    let tools = args.node.tools(worker_cpu)?;
     let mut bed = match args.from {
         Some(_) => None,
-        None => {
-            tools.check()?;
-            remove_leftovers();
-            Some(Bed::build(args.spec(), &tools)?)
-        }
+        None => Some(args.node.build(&tools, 0)?),
     };
-    if let Some(bed) = &bed {
-        bed.set_running(true);
-    }
     let path = args.path(bed.as_ref())?;
-    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
-        "{elapsed:>4} {spinner} {msg}",
-    )?);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut report = Report::new(Setup {
         what: args.what(),
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        kernel: kernel.trim().to_owned(),
         trial: args.trial,
         short: args.trial < FULL_TRIAL,
         drain: args.drain,
-        path: path.clone(),
+        path,
     });
     print!("{}", report.head());
-    for sizes in &args.sizes {
-        let mut tell = |what: &str| {
-            bar.set_message(format!("{sizes} bytes: {what}"));
-            bar.tick();
-        };
-        let row = args.measure(&path, *sizes, &mut tell)?;
-        bar.suspend(|| print!("{}", row.lines()));
-        report.rows.push(row);
-    }
-    if let Some(bed) = bed.as_mut().filter(|_| args.has(Test::Reconfiguration)) {
-        for change in Change::ALL {
-            if args.design != DesignName::Sluice
-                && change != Change::Nothing
-                && change != Change::AddAndDel
-            {
-                continue;
-            }
-            bar.set_message(change.title());
-            let load = (args.rate, args.trial.max(RECONFIGURATION).min(FULL_TRIAL));
-            let cost = reconfigure::measure(change, bed, &tools, &path, load)?;
-            report.costs.push(cost);
-        }
-        bar.suspend(|| print!("{}", report.costs_lines()));
-    }
-    bar.finish_and_clear();
+    let measured = args.measure_all(&mut report, bed.as_mut(), &tools);
     if let Some(file) = &args.json {
         write(file, &report)?;
     }
-    Ok(())
+    Ok(measured?)
 }
 
 fn write(file: &File, report: &Report) -> Result<(), Box<dyn Error>> {
@@ -215,57 +149,19 @@ impl Args {
         self.tests.contains(&test)
     }
 
-    fn tools(&self) -> Result<Tools, Box<dyn Error>> {
-        let &[_, second] = &self.cpus[..] else {
-            return Err("--cpus takes two CPUs".into());
-        };
-        let binaries = self.binaries.as_deref();
-        Ok(Tools::find(binaries, &self.cni_path, second.into())?)
-    }
-
-    fn spec(&self) -> BedSpec {
-        BedSpec {
-            design: match self.design {
-                DesignName::Sluice => Design::Sluice,
-                DesignName::Bridge => Design::Bridge,
-                DesignName::Ptp => Design::Ptp,
-                DesignName::Ovs => Design::Ovs,
-                DesignName::Floor => Design::Floor,
-            },
-            feature: match self.case {
-                CaseName::Plain => Feature::Plain,
-                CaseName::HostPort => Feature::HostPort,
-                CaseName::Shaped => Feature::Shaped,
-            },
-        }
-    }
-
     /// What is measured, for people.
     fn what(&self) -> String {
         match (&self.from, &self.into, self.to) {
             (Some(from), Some(into), Some(to)) => format!("from {from} to {to} in {into}"),
-            _ => {
-                let name = |value: Option<clap::builder::PossibleValue>| {
-                    value
-                        .map(|value| value.get_name().to_owned())
-                        .unwrap_or_default()
-                };
-                let design = name(self.design.to_possible_value());
-                let case = name(self.case.to_possible_value());
-                format!("{design}, pod to pod, {case}")
-            }
+            _ => self.node.title(),
         }
     }
 
     fn path(&self, bed: Option<&Bed>) -> Result<Path, Box<dyn Error>> {
         let (from, into, to, sink_port) = match (bed, &self.from, &self.into, self.to) {
             (Some(bed), ..) => {
-                let to = match self.case {
-                    CaseName::HostPort => (NODE, HOST_PORT).into(),
-                    CaseName::Plain | CaseName::Shaped => (bed.server.address, POD_PORT).into(),
-                };
                 let [from, into] = [&bed.client, &bed.server].map(|pod| pod.space.path());
-                (from, into, to, POD_PORT)
+                (from, into, self.node.target(bed), POD_PORT)
             }
             (None, Some(from), Some(into), Some(to)) => {
                 (netns_path(from), netns_path(into), to, to.port())
@@ -288,6 +184,43 @@ impl Args {
             sink: self.sink,
             drain: self.drain,
         })
+    }
+
+    /// All that was asked for, into the report.
+    fn measure_all(
+        &self,
+        report: &mut Report,
+        bed: Option<&mut Bed>,
+        tools: &Tools,
+    ) -> Result<(), BenchError> {
+        let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
+        let bar = ProgressBar::new_spinner().with_style(style.expect("a valid template"));
+        for sizes in &self.sizes {
+            let mut tell = |what: &str| {
+                bar.set_message(format!("{sizes} bytes: {what}"));
+                bar.tick();
+            };
+            let row = self.measure(&report.setup.path, *sizes, &mut tell)?;
+            bar.suspend(|| print!("{}", row.lines()));
+            report.rows.push(row);
+        }
+        if let Some(bed) = bed.filter(|_| self.has(Test::Reconfiguration)) {
+            // Nobody but ours has a daemon to restart.
+            let changes = match self.node.design {
+                DesignName::Sluice => &Change::ALL[..],
+                DesignName::Bridge | DesignName::Ptp => &[Change::Nothing, Change::AddAndDel],
+                DesignName::Ovs | DesignName::Floor => &[Change::Nothing],
+            };
+            for change in changes {
+                bar.set_message(change.title());
+                let load = (self.rate, self.trial.clamp(RECONFIGURATION, FULL_TRIAL));
+                let cost = reconfigure::measure(*change, bed, tools, &report.setup.path, load)?;
+                report.costs.push(cost);
+            }
+            bar.suspend(|| print!("{}", report.costs_lines()));
+        }
+        bar.finish_and_clear();
+        Ok(())
     }
 
     /// All tests of one frame size.

@@ -101,8 +101,7 @@ pub(crate) struct Bed {
     engine: Engine,
     pub(crate) client: Pod,
     pub(crate) server: Pod,
-    /// Kept for their interfaces.
-    _others: Vec<Pod>,
+    others: Vec<Pod>,
     /// How to attach more pods, if plugins do that.
     list: Option<List>,
     site: Site,
@@ -159,7 +158,7 @@ impl Bed {
             engine,
             client,
             server,
-            _others: vec![],
+            others: vec![],
             list: None,
             site,
         }
@@ -205,7 +204,7 @@ impl Bed {
             engine,
             client,
             server,
-            _others: others,
+            others,
             list: Some(list),
             site,
         })
@@ -235,6 +234,11 @@ impl Bed {
             Engine::Daemon(daemon) => Some(daemon.id()),
             Engine::Kernel | Engine::Ovs(_) | Engine::Floor(_) => None,
         }
+    }
+
+    /// The pods beside the client and the server.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Pod> {
+        self.others.iter()
     }
 
     /// Ends the daemon by a signal, and starts it again: until it answers.
