@@ -13,7 +13,7 @@ use super::dut::{Amount, Dut, FULL_TRIAL, Load};
 use super::loss;
 use super::path::{Path, Wire};
 use super::reconfigure::{self, Change};
-use super::report::{Report, Row, Setup};
+use super::report::{Report, Row, Setup, cost_line};
 use super::throughput::Search;
 use crate::error::BenchError;
 use crate::node::{DesignName, NodeArgs};
@@ -211,13 +211,14 @@ impl Args {
                 DesignName::Bridge | DesignName::Ptp => &[Change::Nothing, Change::AddAndDel],
                 DesignName::Ovs | DesignName::Floor => &[Change::Nothing],
             };
+            bar.suspend(|| println!("\nreconfiguration, 64 bytes"));
             for change in changes {
                 bar.set_message(change.title());
                 let load = (self.rate, self.trial.clamp(RECONFIGURATION, FULL_TRIAL));
                 let cost = reconfigure::measure(*change, bed, tools, &report.setup.path, load)?;
+                bar.suspend(|| print!("{}", cost_line(&cost)));
                 report.costs.push(cost);
             }
-            bar.suspend(|| print!("{}", report.costs_lines()));
         }
         bar.finish_and_clear();
         Ok(())

@@ -168,23 +168,18 @@ impl Report {
             setup.what, setup.kernel, setup.trial, setup.drain
         )
     }
+}
 
-    /// What changes of the node cost.
-    pub(crate) fn costs_lines(&self) -> String {
-        let mut text = String::from("\nreconfiguration, 64 bytes\n");
-        for cost in &self.costs {
-            let _ = writeln!(
-                text,
-                "  {:28} {:8.1} ms blocked: {} lost of {} at {}fps, {} reordered; it took {:.0} ms",
-                cost.change.title(),
-                cost.blocked_ms,
-                cost.lost,
-                cost.sent,
-                scaled(cost.rate),
-                cost.reordered,
-                cost.took_ms
-            );
-        }
-        text
-    }
+/// The line about what a change of the node cost.
+pub(crate) fn cost_line(cost: &Cost) -> String {
+    format!(
+        "  {:28} {:8.1} ms blocked: {} lost of {} at {}fps, {} reordered; it took {:.0} ms\n",
+        cost.change.title(),
+        cost.blocked_ms,
+        cost.lost,
+        cost.sent,
+        scaled(cost.rate),
+        cost.reordered,
+        cost.took_ms
+    )
 }

@@ -5,3 +5,4 @@
 mod faults;
 mod injector;
 mod rig;
+mod scripts;

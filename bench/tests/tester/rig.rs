@@ -79,9 +79,21 @@ impl Rig {
         rig
     }
 
+    /// The names of the namespaces, the sender's first.
+    pub(crate) fn names(&self) -> [&str; 2] {
+        [&self.from.name, &self.into.name]
+    }
+
     /// Runs `sluice-bench pktgen pair` with these words, while an injector does
     /// what is planned. What both saw.
     pub(crate) fn pair(&self, plan: &Plan<'_>, words: &str) -> (Value, Seen) {
+        let (output, seen) = self.during(plan, || self.output(words));
+        assert!(output.status.success(), "{output:?}");
+        (serde_json::from_slice(&output.stdout).unwrap(), seen)
+    }
+
+    /// Runs a job while an injector does what is planned.
+    pub(crate) fn during<T>(&self, plan: &Plan<'_>, job: impl FnOnce() -> T) -> (T, Seen) {
         let stop = AtomicBool::new(false);
         let middle = Netns::open(&self.middle.path()).unwrap();
         let wires = middle.run(|| [Wire::open("left"), Wire::open("right")]);
@@ -89,11 +101,9 @@ impl Rig {
         thread::scope(|scope| {
             let injector = scope.spawn(|| inject(&left, &right, plan, &stop));
             scope.spawn(|| relay(&right, &left, &stop));
-            let output = self.output(words);
+            let done = job();
             stop.store(true, Ordering::Relaxed);
-            assert!(output.status.success(), "{output:?}");
-            let outcome = serde_json::from_slice(&output.stdout).unwrap();
-            (outcome, injector.join().unwrap())
+            (done, injector.join().unwrap())
         })
     }
 
