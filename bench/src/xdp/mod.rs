@@ -1,7 +1,7 @@
 //! The generator's and the sink's AF_XDP sockets, by xsk-rs, and the XDP
 //! program of the sink: no ring code is shared with the dataplane.
 //!
-//! The only `unsafe` of this crate is in [`sender`] and [`receiver`]. xsk-rs
+//! The only `unsafe` here is in [`socket`], [`sender`] and [`receiver`]. xsk-rs
 //! hands out copyable frame descriptors and leaves it to its user that each
 //! chunk is in one place at a time. Here each socket has a UMEM of its own,
 //! held privately by one struct, and what keeps its calls sound is this:
@@ -17,10 +17,9 @@
 mod program;
 mod receiver;
 mod sender;
+mod socket;
 
 use std::fmt::Display;
-
-use xsk_rs::config::{BindFlags, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 
 use crate::error::BenchError;
 
@@ -34,31 +33,6 @@ const RING: u32 = 4096;
 const CHUNKS: u32 = 2 * RING;
 /// Set on all chunks of a frame but the last (`XDP_PKT_CONTD`).
 const CONTINUED: u32 = 1;
-
-/// The sockets here are in copy mode: a veth has no other.
-fn socket_config() -> SocketConfig {
-    let ring = ring_size();
-    SocketConfig::builder()
-        .rx_queue_size(ring)
-        .tx_queue_size(ring)
-        // libxdp's own program would take all that arrives, ARP too.
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
-        .build()
-}
-
-fn umem_config() -> UmemConfig {
-    let ring = ring_size();
-    UmemConfig::builder()
-        .fill_queue_size(ring)
-        .comp_queue_size(ring)
-        .build()
-        .expect("chunks of the default size have room for the headroom")
-}
-
-fn ring_size() -> QueueSize {
-    QueueSize::new(RING).expect("a power of two")
-}
 
 /// For `map_err`: what xsk-rs said, with its source, which it keeps apart.
 fn refused<E: std::error::Error>(

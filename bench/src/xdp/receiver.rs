@@ -4,14 +4,13 @@
     reason = "xsk-rs leaves the ownership of frames to its user: see the parent module"
 )]
 
-use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xsk_rs::umem::frame::FrameDesc;
-use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
+use xsk_rs::{CompQueue, FillQueue, RxQueue, TxQueue, Umem};
 
-use super::{CHUNKS, RING, refused, refused_by, socket_config, umem_config};
+use super::{RING, socket};
 use crate::error::BenchError;
 
 /// Frames that are taken from a queue in one go.
@@ -99,31 +98,15 @@ struct Queue {
 
 impl Queue {
     fn open(interface: &str, queue: u32) -> Result<Self, BenchError> {
-        let count = NonZeroU32::new(CHUNKS).expect("not zero");
-        let (umem, free) = Umem::new(umem_config(), count, false)
-            .map_err(refused("make the memory for receiving by", interface))?;
-        let name = interface
-            .parse()
-            .map_err(|error| refused_by("name", interface, error))?;
-        // SAFETY: the UMEM is new, and no other socket uses it or its rings.
-        let made = unsafe { Socket::new(socket_config(), &umem, &name, queue) };
-        let (tx, rx, rings) =
-            made.map_err(refused("open an AF_XDP socket for receiving on", interface))?;
-        let (fill, completed) = rings.ok_or_else(|| {
-            refused_by(
-                "open an AF_XDP socket on",
-                interface,
-                "it came without rings",
-            )
-        })?;
+        let opened = socket::open(interface, queue)?;
         let mut queue = Self {
-            umem,
-            rx,
-            fill,
+            umem: opened.umem,
+            rx: opened.rx,
+            fill: opened.fill,
             arrived: vec![FrameDesc::default(); BATCH],
             joined: Vec::with_capacity(1 << 16),
-            free,
-            _sending: (tx, completed),
+            free: opened.free,
+            _sending: (opened.tx, opened.completed),
         };
         queue.refill();
         Ok(queue)

@@ -4,15 +4,14 @@
     reason = "xsk-rs leaves the ownership of frames to its user: see the parent module"
 )]
 
-use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBufForce;
 use xsk_rs::umem::frame::FrameDesc;
-use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
+use xsk_rs::{CompQueue, FillQueue, RxQueue, TxQueue, Umem};
 
-use super::{CHUNKS, CONTINUED, RING, refused, refused_by, socket_config, umem_config};
+use super::{CHUNKS, CONTINUED, RING, socket};
 use crate::error::BenchError;
 
 /// The most chunks a frame may have: MAX_SKB_FRAGS of the kernel, and the head.
@@ -46,38 +45,21 @@ impl Sender {
     /// # Errors
     /// What the kernel or libxdp said.
     pub(crate) fn open(interface: &str) -> Result<Self, BenchError> {
-        let count = NonZeroU32::new(CHUNKS).expect("not zero");
-        let config = umem_config();
-        let (umem, free) = Umem::new(config, count, false)
-            .map_err(refused("make the memory for sending by", interface))?;
-        let name = interface
-            .parse()
-            .map_err(|error| refused_by("name", interface, error))?;
-        // SAFETY: the UMEM is new, and no other socket uses it or its rings.
-        let made = unsafe { Socket::new(socket_config(), &umem, &name, 0) };
-        let (tx, rx, rings) =
-            made.map_err(refused("open an AF_XDP socket for sending on", interface))?;
-        let (fill, completed) = rings.ok_or_else(|| {
-            refused_by(
-                "open an AF_XDP socket on",
-                interface,
-                "it came without rings",
-            )
-        })?;
-        // SAFETY: the socket is open for as long as `tx` is there.
-        let socket = unsafe { BorrowedFd::borrow_raw(tx.fd().as_raw_fd()) };
-        setsockopt(&socket, SndBufForce, &SEND_BUFFER)
+        let opened = socket::open(interface, 0)?;
+        // SAFETY: the socket is open for as long as `opened` is there.
+        let fd = unsafe { BorrowedFd::borrow_raw(opened.tx.fd().as_raw_fd()) };
+        setsockopt(&fd, SndBufForce, &SEND_BUFFER)
             .map_err(BenchError::system("raise the send buffer for", interface))?;
         Ok(Self {
             interface: interface.to_owned(),
-            umem,
-            tx,
-            completed,
-            queued: Vec::with_capacity(free.len()),
+            umem: opened.umem,
+            tx: opened.tx,
+            completed: opened.completed,
+            queued: Vec::with_capacity(opened.free.len()),
             reaped: vec![FrameDesc::default(); RING as usize],
-            free,
-            chunk: config.mtu() as usize,
-            _receiving: (rx, fill),
+            free: opened.free,
+            chunk: opened.chunk,
+            _receiving: (opened.rx, opened.fill),
         })
     }
 
