@@ -206,6 +206,8 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new("udp-idle-pods", "64-byte UDP, pod to pod, beside idle pods", Work::Flood(PodToPod))
             .scaling(Sluice, &[Crowd(0), Crowd(1), Crowd(100), Crowd(250)])
             .scaling(Bridge, &[Crowd(0), Crowd(250)]),
+        Case::new("rest", "the daemon at rest", Work::Rest)
+            .scaling(Sluice, &[Crowd(250)]),
         Case::new("tcp", "TCP, one stream, pod to pod, local MTU", Work::Streams(PodToPod, 1))
             .beside(Plain, &[Bridge, Ovs, JumboBridge, Ptp])
             .also_together(&[Bridge, Ovs])
@@ -243,8 +245,6 @@ pub(crate) fn all() -> Vec<Case> {
             .quick(),
         Case::new("add-50", "ADD and DEL with hostPort and limits, 50 at once", Work::AddDel(50))
             .beside(Whole, &[Bridge]),
-        Case::new("rest", "the daemon at rest", Work::Rest)
-            .scaling(Sluice, &[Crowd(250)]),
     ]
 }
 

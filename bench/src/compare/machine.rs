@@ -50,6 +50,10 @@ fn versions(tools: &Tools) -> BTreeMap<String, String> {
     let all = [
         ("sluiced", output(&tools.binaries.join("sluiced").to_string_lossy(), &["--version"])),
         ("reference plugins", output(&bridge, &[])),
+        (
+            "their package",
+            output("dpkg-query", &["-W", "containernetworking-plugins"]),
+        ),
         ("iptables", output("iptables", &["--version"])),
         ("Open vSwitch", output("/usr/sbin/ovs-vswitchd", &["--version"])),
         (
