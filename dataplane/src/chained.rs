@@ -4,6 +4,7 @@
 //! the pods' packets pass by.
 
 use serde_json::Value;
+use sluice_control::{Bandwidth, InvalidBandwidth};
 
 /// Plugin, when it is so, and what then falls short.
 type Shortcoming = (&'static str, fn(&Value) -> bool, &'static str);
@@ -13,7 +14,8 @@ const SHORTCOMINGS: [Shortcoming; 5] = [
         "bandwidth",
         |_| true,
         "the plugin bandwidth has no effect: no queueing discipline sees the packets that \
-         sluiced forwards",
+         sluiced forwards; sluice limits pods itself (\"capabilities\", \"ingressRate\", ...), \
+         so remove it",
     ),
     (
         "firewall",
@@ -44,32 +46,50 @@ const SHORTCOMINGS: [Shortcoming; 5] = [
 const TWICE: &str = "sluice and the plugin portmap are both given pods' hostPorts and make them \
      twice; remove \"portMappings\" from the \"capabilities\" of one";
 
-/// Whether the runtime is to hand a plugin pods' hostPorts.
-pub(crate) fn takes_host_ports(plugin: &Value) -> bool {
-    plugin["capabilities"]["portMappings"] == true
+const LOST: &str = "the limits that pods ask for go to the plugin bandwidth only, where they have \
+     no effect; set \"bandwidth\" in the \"capabilities\" of sluice";
+
+/// Whether the runtime is to hand a plugin what a capability stands for.
+fn takes(plugin: &Value, capability: &str) -> bool {
+    plugin["capabilities"][capability] == true
 }
 
-/// A line for everything that a plugin does less than it promises, or that
-/// does harm.
-///
-/// `takes_host_ports`: whether ours is given pods' hostPorts.
-pub(crate) fn notes(chained: &[Value], takes_host_ports: bool) -> Vec<&'static str> {
+/// A line for everything that a plugin behind `ours` does less than it
+/// promises, or that does harm.
+pub(crate) fn notes(ours: &Value, chained: &[Value]) -> Vec<&'static str> {
     let mut notes = Vec::new();
     for plugin in chained {
-        if takes_host_ports && plugin["type"] == "portmap" && self::takes_host_ports(plugin) {
+        let is = |name: &str, capability| plugin["type"] == name && takes(plugin, capability);
+        if is("portmap", "portMappings") && takes(ours, "portMappings") {
             notes.push(TWICE);
         }
         let falls_short =
             |(name, is_so, _): &&Shortcoming| plugin["type"] == *name && is_so(plugin);
         let found = SHORTCOMINGS.iter().filter(falls_short);
         notes.extend(found.map(|(_, _, note)| *note));
+        if is("bandwidth", "bandwidth") && !takes(ours, "bandwidth") {
+            notes.push(LOST);
+        }
     }
     notes
 }
 
+/// The limits that a plugin `bandwidth` has for every pod of the network.
+///
+/// # Errors
+/// It has a value that is no limit: it fails at every ADD.
+pub(crate) fn bandwidth(chained: &[Value]) -> Result<Option<Bandwidth>, InvalidBandwidth> {
+    let plugins = chained
+        .iter()
+        .filter(|plugin| plugin["type"] == "bandwidth");
+    let mut objects = plugins.filter_map(Value::as_object);
+    let bandwidth = objects.find_map(|object| Bandwidth::read(object).transpose());
+    Ok(bandwidth.transpose()?.filter(Bandwidth::is_limited))
+}
+
 /// Whether a key is set, or may be by the runtime.
 fn sets(plugin: &Value, key: &str) -> bool {
-    !plugin[key].is_null() || plugin["capabilities"][key] == true
+    !plugin[key].is_null() || takes(plugin, key)
 }
 
 #[cfg(test)]
@@ -92,7 +112,7 @@ mod tests {
             (json!({"type": "tuning", "mtu": 1400}), "localMtu"),
             (json!({"type": "sbr"}), "fails at ADD"),
         ] {
-            let notes = notes(std::slice::from_ref(&plugin), true);
+            let notes = notes(&json!({}), std::slice::from_ref(&plugin));
             assert_eq!(notes.len(), 1, "{plugin}: {notes:?}");
             assert!(notes[0].contains(needle), "{plugin}: {notes:?}");
         }
@@ -104,14 +124,42 @@ mod tests {
         let firewall = json!({"type": "firewall", "ingressPolicy": "open"});
         let portmap = json!({"type": "portmap", "snat": false});
         let all = [sysctl, firewall, portmap, json!({})];
-        assert_eq!(notes(&all, true), Vec::<&str>::new());
+        let ours = json!({"capabilities": {"portMappings": true, "bandwidth": true}});
+        assert_eq!(notes(&ours, &all), Vec::<&str>::new());
     }
 
     #[test]
-    fn host_ports_are_one_plugins_business() {
-        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-        let twice = |takes_host_ports| notes(std::slice::from_ref(&portmap), takes_host_ports);
-        assert!(twice(true).contains(&TWICE));
-        assert!(!twice(false).contains(&TWICE));
+    fn what_a_runtime_hands_over_goes_to_the_right_one() {
+        let with = |name: &str, capability: &str, takes: bool| json!({"type": name, "capabilities": {capability: takes}});
+        for (name, capability, ours, note) in [
+            ("portmap", "portMappings", true, Some(TWICE)),
+            ("portmap", "portMappings", false, None),
+            ("bandwidth", "bandwidth", false, Some(LOST)),
+            ("bandwidth", "bandwidth", true, None),
+        ] {
+            let ours = with("sluice", capability, ours);
+            let mut found = notes(&ours, &[with(name, capability, true)]);
+            found.retain(|note| [TWICE, LOST].contains(note));
+            assert_eq!(found, Vec::from_iter(note), "{name} behind {ours}");
+        }
+    }
+
+    #[test]
+    fn limits_of_a_chained_plugin_are_found() {
+        let found = |plugins: Value| bandwidth(plugins.as_array().unwrap());
+        let limits = found(json!([
+            {"type": "portmap", "ingressRate": 1},
+            {"type": "bandwidth", "capabilities": {"bandwidth": true}},
+            {"type": "bandwidth", "ingressRate": 8000, "ingressBurst": 16000},
+        ]));
+        let ingress = limits.unwrap().unwrap().ingress.unwrap();
+        assert_eq!((ingress.rate, ingress.burst), (8000, Some(16_000)));
+        for nothing in [
+            json!([]),
+            json!([{"type": "bandwidth", "egressRate": 0}, {}, 7]),
+        ] {
+            assert_eq!(found(nothing), Ok(None));
+        }
+        assert!(found(json!([{"type": "bandwidth", "egressRate": 1}])).is_err());
     }
 }

@@ -17,7 +17,6 @@ use sluice_dataplane::node::{kernel_bytes_a_port, memory_bytes};
 use sluice_dataplane::probe::{self, Report, State};
 use sluice_link::{Netlink, sysctl};
 
-use crate::chained;
 use crate::cli::CheckConfigArgs;
 use crate::conflist::{self, Conflist};
 
@@ -91,11 +90,7 @@ fn check_settings(
     arguments: &CheckConfigArgs,
     findings: &mut Vec<Finding>,
 ) -> Option<DataplaneSettings> {
-    let Conflist {
-        settings,
-        chained,
-        takes_host_ports,
-    } = match conflist::read(&arguments.settings) {
+    let conflist = match conflist::read(&arguments.settings) {
         Ok(conflist) => conflist,
         Err(error) => {
             findings.push(Finding::problem(error.to_string()));
@@ -107,11 +102,26 @@ fn check_settings(
         None => "no --conflist: these are the default settings".to_owned(),
     };
     findings.push(Finding::ok(origin));
+    let settings = conflist.settings.clone();
     findings.push(check_memory(settings.max_ports, available_mebibytes()));
-    let notes = chained::notes(&chained, takes_host_ports);
-    findings.extend(notes.into_iter().map(Finding::note));
+    findings.extend(conflist.notes().into_iter().map(Finding::note));
+    findings.extend(check_limits(&conflist));
     findings.extend(check_cpus(settings.cpus.clone()));
     Some(settings)
+}
+
+fn check_limits(conflist: &Conflist) -> Option<Finding> {
+    match conflist.bandwidth() {
+        Ok(taken_over) => taken_over.map(|_| {
+            Finding::note(
+                "the limits of the plugin bandwidth are taken over for pods that bring none of \
+                 their own; better write them into the object of sluice",
+            )
+        }),
+        Err(error) => Some(Finding::problem(format!(
+            "the plugin bandwidth fails at every ADD: {error}"
+        ))),
+    }
 }
 
 fn check_memory(max_ports: u16, available: Option<u64>) -> Finding {

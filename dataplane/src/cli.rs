@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use sluice_control::parse_quantity;
 use sluice_dataplane::probe::Feature;
 use tracing::Level;
+
+use crate::set::{self, Rate};
 
 /// The node's userspace dataplane: forwards what pods send, over AF_XDP.
 ///
@@ -20,7 +23,8 @@ Examples:
   sluiced check-config --conflist /etc/cni/net.d/10-sluice.conflist
   sluiced run --conflist /etc/cni/net.d/10-sluice.conflist
   sluiced show ports
-  sluiced show stats --json"
+  sluiced show stats --json
+  sluiced set bandwidth default/web --egress 20M"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -35,6 +39,8 @@ pub(crate) enum Command {
     Reset(ResetArgs),
     /// Look at the running daemon: its ports, counters, sessions, kernel features.
     Show(ShowArgs),
+    /// Change pods while they run.
+    Set(SetArgs),
     /// Check the configuration and this node, and say what to do.
     CheckConfig(CheckConfigArgs),
 }
@@ -132,6 +138,56 @@ pub(crate) enum What {
     Sessions,
 }
 
+/// Change pods while they run.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    #[command(subcommand)]
+    pub(crate) what: SetWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetWhat {
+    /// The limits of a pod's traffic.
+    Bandwidth(BandwidthArgs),
+}
+
+/// Change the limits of a pod's traffic.
+///
+/// No frame is lost by it. A direction that is not given stays as it is. What
+/// is set stays so until the pod is deleted, also over restarts of sluiced, and
+/// CHECK takes it for right.
+#[derive(Debug, Args)]
+#[command(
+    group(ArgGroup::new("direction").required(true).multiple(true).args(["ingress", "egress"])),
+    after_help = "\
+Rates are bits of IP packet a second, bursts bits; k, M, G, T and P are decimal.
+
+Examples:
+  sluiced set bandwidth default/web --ingress 20M --egress unlimited
+  sluiced set bandwidth 0f5e11 --interface net1 --egress 1.5G --egress-burst 8M"
+)]
+pub(crate) struct BandwidthArgs {
+    /// The pod: `namespace/name`, or the container's ID or the beginning of it.
+    pub(crate) container: String,
+    /// Which interface of the container, if it has several.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+    /// Of what comes to the pod: a rate, or `unlimited`.
+    #[arg(long, value_name = "RATE", value_parser = set::rate)]
+    pub(crate) ingress: Option<Rate>,
+    /// How much may come at once; without it what suits the rate.
+    #[arg(long, value_name = "BITS", value_parser = parse_quantity, requires = "ingress")]
+    pub(crate) ingress_burst: Option<u64>,
+    /// Of what the pod sends: a rate, or `unlimited`.
+    #[arg(long, value_name = "RATE", value_parser = set::rate)]
+    pub(crate) egress: Option<Rate>,
+    /// How much it may send at once; without it what suits the rate.
+    #[arg(long, value_name = "BITS", value_parser = parse_quantity, requires = "egress")]
+    pub(crate) egress_burst: Option<u64>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
 /// Check the configuration and this node.
 ///
 /// Looks and tries, and changes nothing. Each line is "ok", "note" (good to
@@ -175,6 +231,31 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn limits_are_for_one_direction_or_both() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        for good in [
+            "sluiced set bandwidth c1 --ingress 20M",
+            "sluiced set bandwidth c1 --egress unlimited --ingress 1k --ingress-burst 8M",
+            "sluiced set bandwidth default/web --interface net1 --egress 1.5G",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for (bad, needle) in [
+            ("sluiced set bandwidth c1", "--ingress"),
+            ("sluiced set bandwidth --egress 20M", "<CONTAINER>"),
+            ("sluiced set bandwidth c1 --egress 20m", "must be a number"),
+            ("sluiced set bandwidth c1 --egress 10", "from 1k to 1P"),
+            (
+                "sluiced set bandwidth c1 --egress 1k --ingress-burst 8M",
+                "--ingress",
+            ),
+        ] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains(needle), "{error}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sluice_control::{DataplaneSettings, InvalidSettings};
+use sluice_control::{DataplaneSettings, InvalidBandwidth, InvalidSettings, NetworkBandwidth};
 
 use crate::chained;
 use crate::cli::SettingsArgs;
@@ -40,10 +40,32 @@ pub(crate) enum ConflistError {
 #[derive(Debug, Default)]
 pub(crate) struct Conflist {
     pub(crate) settings: DataplaneSettings,
+    /// The network's name.
+    network: String,
+    /// Our object.
+    ours: Value,
     /// The plugins behind ours in the list, each as configured.
-    pub(crate) chained: Vec<Value>,
-    /// Whether the runtime is to hand us pods' hostPorts.
-    pub(crate) takes_host_ports: bool,
+    chained: Vec<Value>,
+}
+
+impl Conflist {
+    /// A line for everything that the plugins behind ours do less than they
+    /// promise, or that does harm.
+    pub(crate) fn notes(&self) -> Vec<&'static str> {
+        chained::notes(&self.ours, &self.chained)
+    }
+
+    /// Limits of a plugin `bandwidth` behind ours, where they have no effect.
+    ///
+    /// # Errors
+    /// A value that is no limit.
+    pub(crate) fn bandwidth(&self) -> Result<Option<NetworkBandwidth>, InvalidBandwidth> {
+        let bandwidth = chained::bandwidth(&self.chained)?;
+        Ok(bandwidth.map(|bandwidth| NetworkBandwidth {
+            network: self.network.clone(),
+            bandwidth,
+        }))
+    }
 }
 
 /// Reads the configuration that these arguments name, and checks the settings.
@@ -69,6 +91,10 @@ fn read_file(path: &Path) -> Result<Conflist, ConflistError> {
             path: path.to_owned(),
             cause,
         })?;
+    let network = configuration["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let mut plugins = plugins(configuration).into_iter();
     let ours = plugins.find(|plugin| plugin["type"] == TYPE);
     let ours = ours.ok_or_else(|| ConflistError::NoSluice {
@@ -82,8 +108,9 @@ fn read_file(path: &Path) -> Result<Conflist, ConflistError> {
     };
     Ok(Conflist {
         settings,
+        network,
+        ours,
         chained: plugins.collect(),
-        takes_host_ports: chained::takes_host_ports(&ours),
     })
 }
 
@@ -135,6 +162,20 @@ mod tests {
             conflist.unwrap().chained,
             [serde_json::json!({"type": "behind"})]
         );
+    }
+
+    #[test]
+    fn limits_behind_ours_are_the_networks() {
+        let conflist = conflist_of(
+            r#"{"name": "pods", "plugins": [{"type": "bandwidth", "egressRate": 2000},
+                {"type": "sluice"}, {"type": "bandwidth", "egressRate": 5000}]}"#,
+        )
+        .unwrap();
+        let found = conflist.bandwidth().unwrap().unwrap();
+        assert_eq!(found.network, "pods");
+        assert_eq!(found.bandwidth.egress.map(|limit| limit.rate), Some(5000));
+        assert_eq!(conflist.notes().len(), 1);
+        assert_eq!(Conflist::default().bandwidth(), Ok(None));
     }
 
     #[test]

@@ -68,9 +68,10 @@ impl Drops {
 /// What a port counts. Bytes are Ethernet bytes without the frame check
 /// sequence, as in the pod's interface statistics.
 ///
-/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` + drops.
-/// Every frame received, and every ICMP error made of one that was dropped, is
-/// queued to a port or dropped. What a port's kernel then does with a queued
+/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` +
+/// `merged_frames` + drops, and what waits in shapers. Every frame received, and
+/// every ICMP error made of one that was dropped, is queued to a port, becomes
+/// the end of one that is, or is dropped. What a port's kernel then does with a queued
 /// frame is not in here: an interface that is down on the pod's side takes and
 /// loses it.
 #[derive(Debug, Default)]
@@ -83,6 +84,9 @@ pub struct PortCounters {
     pub tx_frames: Counter,
     /// Their bytes.
     pub tx_bytes: Counter,
+    /// Frames to the port that became the end of another, and are no frame any
+    /// more.
+    pub merged_frames: Counter,
     /// Frames from the port that were questions and became answers.
     pub answered: Counter,
     /// Frames dropped: on departure from this port, or on arrival at it.
@@ -95,6 +99,10 @@ pub struct PortCounters {
     pub filled_chunks: Counter,
     /// Chunks in the port's TX and COMPLETION rings.
     pub sent_chunks: Counter,
+    /// Chunks of frames that wait in the port's shapers.
+    pub queued_chunks: Counter,
+    /// Frames that the port's shapers marked instead of dropping them (ECN).
+    pub marked: Counter,
 }
 
 /// A port's counters at one moment.
@@ -108,6 +116,8 @@ pub struct PortSnapshot {
     pub tx_frames: u64,
     /// Their bytes.
     pub tx_bytes: u64,
+    /// Frames to the port that became the end of another.
+    pub merged_frames: u64,
     /// Frames from the port that became answers.
     pub answered: u64,
     /// Frames dropped, by reason.
@@ -120,6 +130,10 @@ pub struct PortSnapshot {
     pub filled_chunks: u64,
     /// Chunks in the port's TX and COMPLETION rings.
     pub sent_chunks: u64,
+    /// Chunks of frames that wait in the port's shapers.
+    pub queued_chunks: u64,
+    /// Frames that the port's shapers marked instead of dropping them (ECN).
+    pub marked: u64,
 }
 
 impl PortCounters {
@@ -131,12 +145,15 @@ impl PortCounters {
             rx_bytes: self.rx_bytes.get(),
             tx_frames: self.tx_frames.get(),
             tx_bytes: self.tx_bytes.get(),
+            merged_frames: self.merged_frames.get(),
             answered: self.answered.get(),
             drops: self.drops.snapshot(),
             icmp_errors: self.icmp_errors.get(),
             icmp_suppressed: self.icmp_suppressed.get(),
             filled_chunks: self.filled_chunks.get(),
             sent_chunks: self.sent_chunks.get(),
+            queued_chunks: self.queued_chunks.get(),
+            marked: self.marked.get(),
         }
     }
 }
@@ -154,6 +171,8 @@ pub struct NodeCounters {
     pub chunks: Counter,
     /// Chunks in the pool.
     pub free_chunks: Counter,
+    /// Chunks of frames that wait in shapers.
+    pub held_chunks: Counter,
     /// Chunks of removed ports that were taken back.
     pub reclaimed_chunks: Counter,
     /// Sessions that take room. Those that are over are counted until a turn
@@ -178,6 +197,8 @@ pub struct NodeSnapshot {
     pub chunks: u64,
     /// Chunks in the pool.
     pub free_chunks: u64,
+    /// Chunks of frames that wait in shapers.
+    pub held_chunks: u64,
     /// Chunks of removed ports that were taken back.
     pub reclaimed_chunks: u64,
     /// Sessions that take room.
@@ -198,6 +219,7 @@ impl NodeCounters {
             sleeps: self.sleeps.get(),
             chunks: self.chunks.get(),
             free_chunks: self.free_chunks.get(),
+            held_chunks: self.held_chunks.get(),
             reclaimed_chunks: self.reclaimed_chunks.get(),
             sessions: self.sessions.get(),
             session_capacity: self.session_capacity.get(),

@@ -1,19 +1,23 @@
 //! The dataplane of one worker: its ports, tables and pool, and one turn of
 //! its loop. No thread, no sleep, no clock: those are the worker's.
 
+mod shaping;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::NodeCounters;
+use crate::gro::{Arrival, Departure, Gro};
 use crate::mappings::Mappings;
 use crate::packet::offload::Partial;
-use crate::packet::{Ethernet, icmp};
+use crate::packet::{Ethernet, icmp, protocol};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::{Session, Sessions};
+use crate::shaper::{Budget, Direction, Store, Timers};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
-use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, Frame, FramePool, Xsk};
+use crate::xsk::{BATCH_SIZE, Batch, Closed, Doorbell, FILL_DEPTH, Frame, FramePool, Xsk};
 
 /// How far ahead of the frame at hand headers are fetched into the cache.
 const PREFETCH: usize = 8;
@@ -29,6 +33,7 @@ pub struct Engine {
     pipeline: Pipeline,
     pool: FramePool,
     doorbell: Doorbell,
+    gro: Gro,
     /// Slots whose rings are looked at in every turn; a bit each in `listed`.
     active: Vec<u16>,
     listed: Vec<u64>,
@@ -36,6 +41,10 @@ pub struct Engine {
     dirty: Vec<u16>,
     /// Slots whose FILL ring the pool could not fill.
     hungry: Vec<u16>,
+    /// Frames that wait in shapers, and when these are due.
+    store: Store,
+    timers: Timers,
+    budget: Budget,
     counters: Arc<NodeCounters>,
 }
 
@@ -48,6 +57,8 @@ pub struct Turn {
     pub chunks: usize,
     /// Some port has frames that the kernel has not taken yet.
     pub pending: bool,
+    /// When a frame that waits in a shaper may go.
+    pub due: Option<Nanos>,
 }
 
 /// What came from a port, or from several.
@@ -66,15 +77,21 @@ impl Engine {
         counters.free_chunks.set(pool.free_chunks() as u64);
         let capacity = pipeline.sessions().capacity();
         counters.session_capacity.set(capacity.into());
+        let filled = usize::from(slots) * FILL_DEPTH as usize;
+        let budget = Budget::new(pool.free_chunks().saturating_sub(filled));
         Self {
             ports: (0..slots).map(|_| None).collect(),
             pipeline,
             pool,
             listed: vec![0; doorbell.words().len()],
             doorbell,
+            gro: Gro::default(),
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
+            store: budget.store(),
+            timers: Timers::new(slots.into()),
+            budget,
             counters,
         }
     }
@@ -156,7 +173,8 @@ impl Engine {
     /// until that is closed: [`Engine::reclaim`].
     pub fn remove(&mut self, id: PortId) -> Option<Box<Port>> {
         self.port(id)?;
-        let port = self.ports.get_mut(usize::from(id.slot))?.take()?;
+        let mut port = self.ports.get_mut(usize::from(id.slot))?.take()?;
+        self.discard_held(&mut port);
         self.pipeline.pods.remove(id);
         self.pipeline.sessions_mut().remove_pod(id);
         if self.pipeline.host == Some(id) {
@@ -220,6 +238,10 @@ impl Engine {
             received.chunks += got.chunks;
             i += 1;
         }
+        self.release_held(now);
+        while let Some(departure) = self.gro.pop(self.pool.umem()) {
+            self.release(departure, now);
+        }
         let pending = self.flush(now) || !self.hungry.is_empty();
         let expired = self.pipeline.sessions_mut().expire(now);
         self.counters.turns.add(1);
@@ -229,6 +251,7 @@ impl Engine {
             self.counters
                 .free_chunks
                 .set(self.pool.free_chunks() as u64);
+            self.counters.held_chunks.set(self.store.chunks().into());
             let sessions = self.pipeline.sessions();
             self.counters.sessions.set(sessions.in_use().into());
             self.counters.recycled_sessions.set(sessions.recycled());
@@ -237,6 +260,7 @@ impl Engine {
             frames: received.frames,
             chunks: received.chunks,
             pending,
+            due: self.timers.next(),
         }
     }
 
@@ -337,7 +361,7 @@ impl Engine {
                 continue;
             };
             match self.pipeline.depart(frame, &source.endpoint, now) {
-                Destination::Port(to, handoff) => self.deliver(to, handoff, now),
+                Destination::Port(to, handoff) => self.leave(to, handoff, now),
                 Destination::Source(answer) => {
                     source.counters.answered.add(1);
                     let id = source.endpoint.id;
@@ -352,9 +376,22 @@ impl Engine {
         }
     }
 
-    /// Hands a frame to its destination port.
+    /// Hands a frame to its destination port, within that one's ingress limit.
     #[inline]
-    fn deliver(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
+    fn deliver(&mut self, to: PortId, handoff: Handoff, now: Nanos) {
+        let is_shaped = find(&mut self.ports, to)
+            .is_some_and(|port| port.shapers.get(Direction::Ingress).is_some());
+        if !is_shaped {
+            return self.arrive(to, handoff, now);
+        }
+        if let Some(held) = self.shape(to, Direction::Ingress, to, handoff, now) {
+            self.arrive(to, held.handoff, now);
+        }
+    }
+
+    /// Makes a frame ready for its destination port, and queues it there.
+    #[inline]
+    fn arrive(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
         let Some(target) = find(&mut self.ports, to) else {
             // A session outlives the port by which its answers leave.
             if let Some(source) = find(&mut self.ports, handoff.meta.from) {
@@ -364,12 +401,38 @@ impl Engine {
             return;
         };
         match self.pipeline.arrive(&mut handoff, &target.endpoint, now) {
+            Ok(partial) if target.merges && handoff.meta.ip.protocol == protocol::TCP => {
+                let arrival = Arrival {
+                    to,
+                    mtu: target.endpoint.mtu,
+                    frame: handoff.frame,
+                    ip: handoff.meta.ip,
+                    partial,
+                };
+                for departure in self.gro.add(self.pool.umem(), arrival) {
+                    self.release(departure, now);
+                }
+            }
             Ok(partial) => self.queue(to, handoff.frame, partial, now),
             Err(rejection) => {
                 target.counters.drops.count(rejection.reason);
                 self.reject(handoff.meta.from, handoff.frame, &rejection, now);
             }
         }
+    }
+
+    /// Queues what may have been several frames.
+    fn release(&mut self, departure: Departure, now: Nanos) {
+        let Departure {
+            to,
+            frame,
+            partial,
+            segments,
+        } = departure;
+        if let Some(port) = find(&mut self.ports, to) {
+            port.counters.merged_frames.add(u64::from(segments) - 1);
+        }
+        self.queue(to, frame, partial, now);
     }
 
     /// Queues a frame to a port; a full ring drops, it never waits.

@@ -322,7 +322,7 @@ mod tests {
 
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
-    use sluice_control::{AttachmentId, PodAddress};
+    use sluice_control::{AttachmentId, PodAddress, Shaping};
 
     fn attachment(number: u8) -> Attachment {
         Attachment {
@@ -343,6 +343,10 @@ mod tests {
             mappings: Vec::new(),
             snat: true,
             masq_all: false,
+            uplink_mtu: None,
+            shaping: Shaping::default(),
+            reshaped: false,
+            gro: true,
         }
     }
 

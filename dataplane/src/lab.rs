@@ -4,11 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use sluice_control::Shaping;
+
 use crate::counters::PortCounters;
 use crate::engine::Engine;
 use crate::packet::Ethernet;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{PortId, PortKind, PortSpec};
+use crate::shaper::Shapers;
 use crate::time::Nanos;
 use crate::xsk::memory::{self, MemoryKernel, Sent};
 use crate::xsk::{Doorbell, Features, FramePool, Umem};
@@ -37,6 +40,8 @@ pub struct LabOptions {
     pub sessions: u32,
     /// What the kernel offers.
     pub features: Features,
+    /// Whether TCP segments to pods are merged.
+    pub gro: bool,
 }
 
 impl Default for LabOptions {
@@ -51,6 +56,7 @@ impl Default for LabOptions {
                 tx_metadata: true,
                 tx_budget: true,
             },
+            gro: true,
         }
     }
 }
@@ -64,6 +70,7 @@ pub struct Lab {
     ports: Vec<Option<LabPort>>,
     first_uplink: u16,
     features: Features,
+    gro: bool,
     umem: &'static Umem,
     now: Nanos,
 }
@@ -142,6 +149,7 @@ impl Lab {
             ports: (0..slots).map(|_| None).collect(),
             first_uplink: options.pods + 1,
             features: options.features,
+            gro: options.gro,
             umem,
             now: Nanos(0),
         };
@@ -174,6 +182,8 @@ impl Lab {
             mtu,
             addresses,
             gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
+            shapers: Shapers::default(),
+            gro: kind == PortKind::Pod && self.gro,
         };
         let Ok(port) = self.engine.add(spec, self.now) else {
             panic!("slot {slot} is not free");
@@ -194,6 +204,14 @@ impl Lab {
         if let Some(port) = self.engine.remove(port.id) {
             let closed = port.xsk.close();
             self.engine.reclaim(closed);
+        }
+    }
+
+    /// Holds a pod to limits, as Attach and `set bandwidth` do.
+    pub fn shape(&mut self, slot: u16, shaping: &Shaping, mtu: u32) {
+        if let Some(port) = &self.ports[usize::from(slot)] {
+            let shapers = Shapers::new(shaping, mtu);
+            drop(self.engine.set_shapers(port.id, shapers, mtu, self.now));
         }
     }
 
@@ -276,11 +294,28 @@ impl Lab {
             .map(|port| u64::from(port.xsk.filled()) + u64::from(port.xsk.sent()))
             .sum();
         let free = self.engine.free_chunks() as u64;
+        let waiting = u64::from(self.engine.held_chunks());
         assert_eq!(
-            held + free,
+            held + waiting + free,
             u64::from(self.umem.chunks()),
-            "chunks in rings ({held}) and free ({free})"
+            "chunks in rings ({held}), in shapers ({waiting}) and free ({free})"
         );
+    }
+
+    /// Fails unless every frame is accounted for, and every chunk: the law of
+    /// [`PortCounters`].
+    ///
+    /// # Panics
+    /// If a frame or a chunk is missing, or was counted twice.
+    pub fn assert_conserved(&mut self) {
+        let (mut came, mut went) = (0, 0);
+        for LabPort { counters, .. } in self.ports.iter().flatten() {
+            let dropped: u64 = counters.drops.snapshot().values().sum();
+            came += counters.rx_frames.get() + counters.icmp_errors.get();
+            went += counters.tx_frames.get() + counters.merged_frames.get() + dropped;
+        }
+        assert_eq!(came, went, "frames that came, and that went");
+        self.assert_no_chunk_lost();
     }
 
     /// Takes the lab apart: its memory, with all chunks free.

@@ -15,12 +15,14 @@ pub mod time;
 pub mod verdict;
 
 mod fragments;
+mod gro;
 pub mod mappings;
 pub mod pods;
 pub mod port;
 mod promotion;
 mod rate_limit;
 pub mod sessions;
+pub mod shaper;
 
 pub mod engine;
 pub mod lab;

@@ -8,6 +8,7 @@ mod host_processes;
 mod mapped;
 mod restore;
 mod rows;
+mod shaping;
 mod uplink;
 mod wiring;
 
@@ -18,8 +19,8 @@ use std::rc::Rc;
 use serde::Serialize;
 use serde_json::Value;
 use sluice_control::{
-    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NodeFacts, NodeStatus, Refusal,
-    Request, Response,
+    Attachment, AttachmentId, DataplaneSettings, ErrorCode, NetworkBandwidth, NodeFacts,
+    NodeStatus, Refusal, Request, Response,
 };
 use sluice_link::{LinkError, Netlink};
 
@@ -123,6 +124,7 @@ pub struct Node {
     journal: Journal,
     cut_off: Vec<CutOff>,
     past_drops: PastDrops,
+    bandwidth: Option<NetworkBandwidth>,
 }
 
 impl Node {
@@ -147,6 +149,7 @@ impl Node {
             mapped: Mapped::default(),
             uplink: uplink::State::kernel("not yet started"),
             past_drops: PastDrops::none(),
+            bandwidth: None,
             settings,
             report,
             netlink,
@@ -193,6 +196,13 @@ impl Node {
                 rows::sessions(&self.wiring, &self.book, self.uplink.interface(), limit)
                     .map_err(|error| failed(&format!("list the sessions: {error}")))
             }
+            Request::SetShaping {
+                id,
+                ingress,
+                egress,
+            } => self
+                .set_shaping(&id, ingress, egress)
+                .and_then(|shaping| value(&shaping)),
         };
         match result {
             Ok(value) => Response::Ok(value),
@@ -216,6 +226,7 @@ impl Node {
             uplink_mtu: uplink::mtu(&routes, &links),
             checksum_offload: features.tx_metadata,
             settings: self.settings.clone(),
+            bandwidth: self.bandwidth.clone(),
         })
     }
 
@@ -305,10 +316,14 @@ impl Node {
         let journalled = self.journal.write(&attachment).map_err(NodeError::from);
         match journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port)) {
             Ok(wired) => {
+                let shaping = &attachment.shaping;
                 tracing::info!(
                     id = name,
                     slot = port.slot,
                     interface = link.name,
+                    limits = shaping
+                        .is_limited()
+                        .then(|| tracing::field::display(shaping)),
                     "attached"
                 );
                 self.book.insert(Entry { attachment, wired });

@@ -37,12 +37,26 @@ pub struct Handoff {
 pub struct Meta {
     /// Where it came from, and where an ICMP error goes.
     pub from: PortId,
-    /// Its headers, as it came.
+    /// Its headers, as it came; once it has arrived, as it leaves.
     pub ip: Ip,
     /// What becomes of it.
     translation: Option<Translation>,
     /// To which MAC address it goes, if there may be several behind the port.
     next_hop: Option<[u8; 6]>,
+}
+
+#[cfg(test)]
+impl Handoff {
+    /// A frame that goes the plain way.
+    pub(crate) fn plain(frame: Frame, from: PortId, ip: Ip) -> Self {
+        let meta = Meta {
+            from,
+            ip,
+            translation: None,
+            next_hop: None,
+        };
+        Self { frame, meta }
+    }
 }
 
 /// Where a frame goes from its source port.
@@ -390,6 +404,22 @@ impl Pipeline {
         }
     }
 
+    /// Whether a frame is not too large for `port`.
+    ///
+    /// # Errors
+    /// It is.
+    #[inline]
+    pub fn fits(&self, handoff: &Handoff, port: &Endpoint) -> Result<(), Rejection> {
+        let Handoff { frame, meta } = handoff;
+        // Padding counts as well: the receiving veth drops by the frame's length.
+        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
+        if on_wire.max(meta.ip.packet_len) <= port.mtu {
+            return Ok(());
+        }
+        let error = icmp::Error::TooBig { mtu: port.mtu };
+        Err(Rejection::with(DropReason::TooBig, error, meta.ip))
+    }
+
     /// Makes a frame ready for `target`: its MTU, the way back, the MAC
     /// addresses, the checksum. Gives the checksum that the kernel must complete, if any.
     ///
@@ -402,29 +432,23 @@ impl Pipeline {
         target: &Endpoint,
         now: Nanos,
     ) -> Result<Option<Partial>, Rejection> {
+        self.fits(handoff, target)?;
         let Handoff { frame, meta } = handoff;
-        // Padding counts as well: the receiving veth drops by the frame's length.
-        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
-        if on_wire.max(meta.ip.packet_len) > target.mtu {
-            let error = icmp::Error::TooBig { mtu: target.mtu };
-            return Err(Rejection::with(DropReason::TooBig, error, meta.ip));
-        }
-        let ip = match meta.translation {
-            None => {
-                self.follow(frame, meta, target, now)?;
-                meta.ip
+        match meta.translation {
+            None => self.follow(frame, meta, target, now)?,
+            Some(translation) => {
+                meta.ip = translation
+                    .apply(self.umem.head_mut(frame), &meta.ip)
+                    .ok_or(DropReason::Untranslatable)?;
             }
-            Some(translation) => translation
-                .apply(self.umem.head_mut(frame), &meta.ip)
-                .ok_or(DropReason::Untranslatable)?,
-        };
+        }
         let near_mac = self.near_mac(target);
         let head = self.umem.head_mut(frame);
         rewrite::macs(head, meta.next_hop.unwrap_or(target.mac), near_mac);
-        let partial = offload::partial(head, &ip);
+        let partial = offload::partial(head, &meta.ip);
         match partial {
             Some(partial) if !self.tx_metadata => {
-                let checksum = offload::complete(self.umem.slices(frame), partial, ip.end());
+                let checksum = offload::complete(self.umem.slices(frame), partial, meta.ip.end());
                 offload::store(self.umem.head_mut(frame), partial, checksum);
                 Ok(None)
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::counters::PortCounters;
 use crate::packet::offload::Partial;
 use crate::rate_limit::IcmpLimit;
+use crate::shaper::Shapers;
 use crate::time::Nanos;
 use crate::xsk::{Flush, Frame, FramePool, Xsk};
 
@@ -56,6 +57,11 @@ pub struct PortSpec {
     /// The far end's next hops, which ARP and neighbour discovery ask for;
     /// ICMP errors come from the first of the right family.
     pub gateways: Vec<IpAddr>,
+    /// What its traffic is held to.
+    pub shapers: Shapers,
+    /// Whether TCP segments to it may be merged, where the kernel offers what
+    /// that takes: only to one that forwards nothing.
+    pub gro: bool,
 }
 
 /// Who is at a port's far end: what the pipeline asks of a port.
@@ -112,6 +118,7 @@ pub struct Port {
     pub(crate) xsk: Xsk,
     pub(crate) counters: Arc<PortCounters>,
     pub(crate) icmp_limit: IcmpLimit,
+    pub(crate) shapers: Shapers,
     /// When it last gave a frame.
     pub(crate) last_frame: Nanos,
     /// Its device was down or gone when last tried; not tried again, and
@@ -123,12 +130,15 @@ pub struct Port {
     pub(crate) dirty: bool,
     /// Is in the engine's list of ports that the pool could not fill.
     pub(crate) hungry: bool,
+    /// TCP segments to it are merged.
+    pub(crate) merges: bool,
 }
 
 impl Port {
     /// A port of `spec`, without a frame so far.
     #[must_use]
     pub fn new(spec: PortSpec, now: Nanos) -> Self {
+        let merges = spec.gro && spec.xsk.features().can_merge();
         Self {
             endpoint: Endpoint {
                 id: spec.id,
@@ -142,11 +152,13 @@ impl Port {
             xsk: spec.xsk,
             counters: Arc::default(),
             icmp_limit: IcmpLimit::new(now),
+            shapers: spec.shapers,
             last_frame: now,
             down_until: None,
             stuck: false,
             dirty: false,
             hungry: false,
+            merges,
         }
     }
 

@@ -10,7 +10,6 @@ use sluice_dataplane::node::Node;
 use sluice_dataplane::server::Server;
 use tracing::Level;
 
-use crate::chained;
 use crate::cli::{LogLevel, RunArgs};
 use crate::conflist::{self, Conflist};
 use crate::descriptors;
@@ -27,14 +26,11 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     if !Uid::effective().is_root() {
         return Err("run it as root: it needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and more".into());
     }
-    let Conflist {
-        settings,
-        chained,
-        takes_host_ports,
-    } = conflist::read(&arguments.settings)?;
-    for note in chained::notes(&chained, takes_host_ports) {
+    let conflist = conflist::read(&arguments.settings)?;
+    for note in conflist.notes() {
         tracing::warn!("{note}");
     }
+    let settings = conflist.settings.clone();
     descriptors::reserve(settings.max_ports)?;
     let signals = Signals::block()?;
     // First: its lock on the folder keeps a second daemon from touching the
@@ -42,6 +38,7 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
     let mut server = Server::bind(&settings.socket())?;
     server.watch(signals.as_fd())?;
     let mut node = Node::start(settings, &arguments.without)?;
+    take_over_limits(&conflist, &mut node);
     for watch in node.watches() {
         server.watch(watch)?;
     }
@@ -72,6 +69,21 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
             }
             next_look = Instant::now() + HEARTBEAT;
         }
+    }
+}
+
+/// A plugin `bandwidth` behind ours has no effect; its limits shall have.
+fn take_over_limits(conflist: &Conflist, node: &mut Node) {
+    match conflist.bandwidth() {
+        Ok(None) => {}
+        Ok(Some(bandwidth)) => {
+            tracing::info!(
+                network = bandwidth.network,
+                "the limits of the plugin bandwidth are those of pods that bring none of their own"
+            );
+            node.limit_network(bandwidth);
+        }
+        Err(error) => tracing::warn!(%error, "the limits of the plugin bandwidth are no limits"),
     }
 }
 

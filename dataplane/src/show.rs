@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 use serde_json::Value;
-use sluice_control::{Client, PodAddress, PodName, Request};
+use sluice_control::{Client, PodAddress, PodName, Request, Shaping, rounded};
 use sluice_dataplane::probe::{Report, State};
 
 use crate::cli::{ShowArgs, What};
@@ -62,6 +62,13 @@ struct PortRow {
     #[serde(default)]
     pod: Option<PodName>,
     counters: PortCounters,
+    #[serde(default)]
+    shaping: Shaping,
+    #[serde(default)]
+    mtu: u32,
+    /// The largest packet that suits the limits, bytes.
+    #[serde(default)]
+    frame_mtu: u32,
 }
 
 /// The pod's name, or as much of its container's ID as people compare.
@@ -104,11 +111,11 @@ fn ports(rows: &[PortRow]) -> String {
         table.add_row([
             row.interface.clone(),
             or_dash(addresses.join("\n")),
-            rounded(counters.rx_frames),
-            rounded(counters.rx_bytes),
-            rounded(counters.tx_frames),
-            rounded(counters.tx_bytes),
-            rounded(counters.drops.values().sum()),
+            short(counters.rx_frames),
+            short(counters.rx_bytes),
+            short(counters.tx_frames),
+            short(counters.tx_bytes),
+            short(counters.drops.values().sum()),
             or_dash(owner(row.pod.as_ref(), &row.container_id)),
         ]);
     }
@@ -118,31 +125,30 @@ fn ports(rows: &[PortRow]) -> String {
     for column in 2..7 {
         align_right(&mut table, column);
     }
-    table.to_string()
+    match limits(rows) {
+        None => table.to_string(),
+        Some(limits) => format!("{table}\n\n{limits}"),
+    }
+}
+
+/// What pods are held to, if any is.
+fn limits(rows: &[PortRow]) -> Option<Table> {
+    let limited = rows.iter().filter(|row| row.shaping.is_limited());
+    let mut table = table(&["INTERFACE", "LIMITS"]);
+    for row in limited {
+        let mut lines = row.shaping.lines();
+        if row.frame_mtu < row.mtu {
+            lines.push(format!("packets of up to {} bytes", row.frame_mtu));
+        }
+        table.add_row([row.interface.clone(), lines.join("\n")]);
+    }
+    (table.row_count() > 0).then_some(table)
 }
 
 /// Three digits and a decimal prefix: `4.64G`. Exact counts are in the JSON.
-fn rounded(count: u64) -> String {
-    let Some(power) = count.checked_ilog10().filter(|power| *power >= 3) else {
-        return count.to_string();
-    };
-    let step = 10_u64.pow(power - 2);
-    let three = count / step + u64::from(count % step >= step / 2);
-    if three == 1000 {
-        return rounded(1000 * step);
-    }
-    let prefix = ["", "k", "M", "G", "T", "P", "E"][power as usize / 3];
-    let decimals = 2 - power % 3;
-    let point = 10_u64.pow(decimals);
-    match decimals {
-        0 => format!("{three}{prefix}"),
-        _ => format!(
-            "{}.{:0width$}{prefix}",
-            three / point,
-            three % point,
-            width = decimals as usize
-        ),
-    }
+fn short(count: u64) -> String {
+    let (digits, prefix) = rounded(count);
+    format!("{digits}{prefix}")
 }
 
 /// As much of a mapping's row as the table has.
@@ -172,6 +178,8 @@ fn host_ports(rows: &[HostPortRow]) -> String {
 struct Stats {
     ports: u64,
     worker: WorkerStats,
+    #[serde(default)]
+    merged_frames: u64,
     drops: Vec<DropRow>,
     xdp_statistics: BTreeMap<String, u64>,
     chunks: Chunks,
@@ -203,6 +211,9 @@ struct Chunks {
     free: u64,
     fill: u64,
     tx: u64,
+    /// Of an older daemon: none.
+    #[serde(default)]
+    held: u64,
     unaccounted: i64,
 }
 
@@ -220,6 +231,7 @@ fn stats(stats: &Stats) -> String {
         free,
         fill,
         tx,
+        held,
         unaccounted,
     } = stats.chunks;
     let sum = match unaccounted {
@@ -230,8 +242,10 @@ fn stats(stats: &Stats) -> String {
         "ports     {} with the host port\n\
          worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
-         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
-        stats.ports
+         gro       {} TCP segments became the end of another frame\n\
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent + {held} waiting \
+         for limits: {sum}\n\n",
+        stats.ports, stats.merged_frames
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
     for row in stats.drops.iter().filter(|row| row.frames > 0) {
@@ -268,11 +282,13 @@ const KERNEL_DROPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the kernel offers, and how hostPorts are served from outside.
+/// What the kernel offers, and what it is enough for.
 #[derive(Debug, Deserialize)]
 struct Kernel {
     #[serde(flatten)]
     report: Report,
+    /// Of an older daemon: none.
+    gro: Option<bool>,
     /// Of an older daemon: none.
     uplink: Option<Uplink>,
 }
@@ -284,7 +300,19 @@ enum Uplink {
     Kernel { reason: String },
 }
 
-fn kernel(Kernel { report, uplink }: &Kernel) -> String {
+fn kernel(answer: &Kernel) -> String {
+    let Kernel {
+        report,
+        gro,
+        uplink,
+    } = answer;
+    let gro = match gro {
+        None => "",
+        Some(true) => "TCP segments to pods: merged, unless their network has \"gro\": false\n",
+        Some(false) => {
+            "TCP segments to pods: not merged, for want of multi-buffer or tx-metadata\n"
+        }
+    };
     let uplink = match uplink {
         None => String::new(),
         Some(Uplink::Served { interface, queues }) => {
@@ -308,7 +336,7 @@ fn kernel(Kernel { report, uplink }: &Kernel) -> String {
         };
         table.add_row([name, state, &finding.since, &finding.cost]);
     }
-    format!("Linux {}\n{uplink}\n{table}\n{reasons}", report.kernel)
+    format!("Linux {}\n{uplink}{gro}\n{table}\n{reasons}", report.kernel)
 }
 
 #[derive(Debug, Deserialize)]
@@ -455,19 +483,40 @@ mod tests {
     }
 
     #[test]
-    fn counts_have_three_digits() {
-        for (count, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1.00k"),
-            (12_345, "12.3k"),
-            (999_499, "999k"),
-            (999_500, "1.00M"),
-            (4_643_109_767, "4.64G"),
-            (u64::MAX, "18.4E"),
-        ] {
-            assert_eq!(rounded(count), text);
-        }
+    fn limits_are_said_in_words_below() {
+        let row = |interface: &str, shaping: Value| {
+            json!({"interface": interface, "counters": counters(), "shaping": shaping,
+                   "mtu": 9000, "frame_mtu": 2500})
+        };
+        let limit = json!({"rate": 10_000_000, "burst": 100_000});
+        let rows = json!([
+            row(
+                "slv1",
+                json!({"egress": limit, "ingress": limit, "queue_millis": 5})
+            ),
+            row("slv2", json!({})),
+            row("slv3", json!({"egress": limit})),
+        ]);
+        let text = render(What::Ports, rows).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let empty = lines.iter().position(|line| line.is_empty()).unwrap();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let below: Vec<String> = lines[empty + 1..].iter().map(|line| words(line)).collect();
+        assert_eq!(
+            below,
+            [
+                "INTERFACE LIMITS",
+                "slv1 ingress 10 Mbit/s, burst 12.5 kB",
+                "egress 10 Mbit/s, burst 12.5 kB",
+                "queue 5 ms",
+                "packets of up to 2500 bytes",
+                "slv3 egress 10 Mbit/s, burst 12.5 kB",
+                "queue 25 ms",
+                "packets of up to 2500 bytes",
+            ]
+        );
+        let plain = render(What::Ports, json!([row("slv2", json!({}))])).unwrap();
+        assert!(!plain.contains("LIMITS"), "{plain}");
     }
 
     #[test]
@@ -490,18 +539,21 @@ mod tests {
             "ports": 2,
             "worker": {"turns": 9, "busy_turns": 4, "sleeps": 3, "chunks": 0,
                        "sessions": 5, "session_capacity": 60, "recycled_sessions": 2},
+            "merged_frames": 77,
             "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
                       {"reason": "no-pod", "frames": 0, "help": "nobody"}],
             "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
-            "chunks": {"total": 100, "free": 60, "fill": 30, "tx": 10, "unaccounted": unaccounted},
+            "chunks": {"total": 100, "free": 55, "fill": 30, "tx": 10, "held": 5,
+                       "unaccounted": unaccounted},
         });
         render(What::Stats, answer).unwrap()
     }
 
     #[test]
     fn chunks_that_add_up_say_so() {
-        assert!(stats_with(0, 0).contains("10 being sent: they add up"));
+        assert!(stats_with(0, 0).contains("10 being sent + 5 waiting for limits: they add up"));
         assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
+        assert!(stats_with(0, 0).contains("77 TCP segments"));
         assert!(stats_with(5, 0).contains("5 on their way"));
     }
 
@@ -570,8 +622,9 @@ mod tests {
             {"feature": "multi-buffer", "state": "missing", "reason": "bind: EINVAL",
              "since": "6.6", "cost": "jumbo frames"},
             {"feature": "tx-metadata", "state": "without", "since": "6.8", "cost": "checksums"},
-        ]});
+        ], "gro": false});
         let text = render(What::Kernel, answer).unwrap();
+        assert!(text.contains("not merged"), "{text}");
         assert!(text.contains("multi-buffer: bind: EINVAL"), "{text}");
         assert!(text.contains("off (--without)"), "{text}");
     }

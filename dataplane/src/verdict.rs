@@ -52,9 +52,15 @@ pub enum DropReason {
     SessionTableFull,
     /// Of a translated conversation, and cannot be translated.
     Untranslatable,
+    /// More than the pod's limit lets wait.
+    QueueFull,
+    /// Waited too long for the pod's limit (CoDel).
+    QueueDelay,
+    /// The pod's limit lets it wait, but there is no memory for that.
+    QueueMemory,
 }
 
-const OTHERS: [DropReason; 22] = [
+const OTHERS: [DropReason; 25] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -77,6 +83,9 @@ const OTHERS: [DropReason; 22] = [
     DropReason::SessionShare,
     DropReason::SessionTableFull,
     DropReason::Untranslatable,
+    DropReason::QueueFull,
+    DropReason::QueueDelay,
+    DropReason::QueueMemory,
 ];
 
 impl DropReason {
@@ -125,6 +134,9 @@ impl DropReason {
             Self::SessionShare => 19,
             Self::SessionTableFull => 20,
             Self::Untranslatable => 21,
+            Self::QueueFull => 22,
+            Self::QueueDelay => 23,
+            Self::QueueMemory => 24,
         };
         Malformed::ALL.len() + other
     }
@@ -156,6 +168,9 @@ impl DropReason {
             Self::SessionShare => "session-share",
             Self::SessionTableFull => "session-table-full",
             Self::Untranslatable => "untranslatable",
+            Self::QueueFull => "queue-full",
+            Self::QueueDelay => "queue-delay",
+            Self::QueueMemory => "queue-memory",
         }
     }
 
@@ -186,6 +201,9 @@ impl DropReason {
             Self::SessionShare => "more conversations by the host port than a pod may have",
             Self::SessionTableFull => "more conversations by the host port than there is room for",
             Self::Untranslatable => "a fragment of SCTP, or a routing header, by a hostPort",
+            Self::QueueFull => "more than the pod's limit lets wait",
+            Self::QueueDelay => "waited too long for the pod's limit",
+            Self::QueueMemory => "no memory for what the pod's limit lets wait",
         }
     }
 }

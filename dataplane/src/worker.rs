@@ -8,6 +8,7 @@
 //! costs as much as for several).
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use sluice_control::BusyPoll;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use sluice_control::{BusyPoll, Shaping};
 
 use crate::counters::{NodeCounters, PortCounters};
 use crate::cpus::{self, CpuError};
@@ -24,6 +26,7 @@ use crate::mappings::Mappings;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{Port, PortId, PortSpec};
 use crate::sessions::{self, Listed, Session};
+use crate::shaper::Shapers;
 use crate::time::{Clock, Nanos};
 use crate::xsk::{Closed, Doorbell, FramePool, Xsk, XskError};
 
@@ -65,6 +68,10 @@ const COMMANDS: usize = 64;
 const CLOSED_BY_ONE: usize = 8;
 
 const WAKER: Token = Token(usize::MAX);
+const TIMER: Token = Token(usize::MAX - 1);
+
+/// A frame that may go so soon is waited for: waking up takes as long.
+const WAKING_UP: Nanos = Nanos::from_micros(30);
 
 /// What a worker is started with.
 #[derive(Debug)]
@@ -140,7 +147,15 @@ enum Command {
     Map(Box<Mappings>, Sender<Mappings>),
     List(Page, Sender<Page>),
     Resume(Vec<Session>, Sender<usize>),
+    Shape(Limits, Sender<Shapers>),
     Stop,
+}
+
+/// Other limits for a port, and the MTU that goes with them.
+struct Limits {
+    port: PortId,
+    shapers: Shapers,
+    mtu: u32,
 }
 
 /// The control thread's handle of the worker. Each call waits until the worker
@@ -161,6 +176,15 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
     let failed = |operation| move |cause| WorkerError::Start { operation, cause };
     let poll = Poll::new().map_err(failed("epoll"))?;
     let waker = Waker::new(poll.registry(), WAKER).map_err(failed("eventfd"))?;
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)
+        .map_err(io::Error::from)
+        .and_then(|timer| {
+            let fd = timer.as_fd().as_raw_fd();
+            let registry = poll.registry();
+            registry.register(&mut SourceFd(&fd), TIMER, Interest::READABLE)?;
+            Ok(timer)
+        })
+        .map_err(failed("timerfd"))?;
     let (commands, receiver) = channel::bounded(COMMANDS);
     let umem = options.pool.umem();
     let pipeline = Pipeline::new(
@@ -180,7 +204,8 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
         clock: Clock::start(),
         commands: receiver,
         poll,
-        events: Events::with_capacity(usize::from(options.slots) + 1),
+        timer,
+        events: Events::with_capacity(usize::from(options.slots) + 2),
         always: options.busy_poll == BusyPoll::Always,
         pace: Pace::default(),
         stopped: false,
@@ -280,6 +305,28 @@ impl WorkerHandle {
         answered.recv().map_err(|_| WorkerError::Gone)
     }
 
+    /// Changes what a port's traffic is held to, and the largest packet that goes
+    /// with it, in bytes. A success also if there is no such port.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn set_shaping(
+        &self,
+        port: PortId,
+        shaping: &Shaping,
+        mtu: u32,
+    ) -> Result<(), WorkerError> {
+        let limits = Limits {
+            port,
+            shapers: Shapers::new(shaping, mtu),
+            mtu,
+        };
+        let (answer, answered) = channel::bounded(1);
+        self.send(Command::Shape(limits, answer))?;
+        // The former ones are freed here and not on the worker.
+        answered.recv().map_err(|_| WorkerError::Gone).map(drop)
+    }
+
     /// All sessions, in no order. Those that come or go meanwhile may be in it.
     ///
     /// # Errors
@@ -334,6 +381,9 @@ struct Worker {
     clock: Clock,
     commands: Receiver<Command>,
     poll: Poll,
+    /// Wakes a sleeping worker for the shapers: mio rounds timeouts up to
+    /// milliseconds.
+    timer: TimerFd,
     events: Events,
     always: bool,
     pace: Pace,
@@ -383,14 +433,21 @@ impl Worker {
                 if now - self.pace.asked_epoll >= ASK_EPOLL {
                     self.ask_epoll(Some(Duration::ZERO), now);
                 }
-            } else if self.always || now - self.pace.last_frame < SPIN {
+            } else if self.always
+                || now - self.pace.last_frame < SPIN
+                || turn.due.is_some_and(|due| due - now < WAKING_UP)
+            {
                 if now - self.pace.asked_epoll >= ASK_EPOLL {
                     self.ask_epoll(Some(Duration::ZERO), now);
                 }
                 std::hint::spin_loop();
             } else {
                 self.engine.counters().sleeps.add(1);
-                self.ask_epoll(turn.pending.then_some(RETRY), now);
+                let limit = match turn.due {
+                    Some(due) if !self.wake_at(due, now) => Some(RETRY),
+                    _ => turn.pending.then_some(RETRY),
+                };
+                self.ask_epoll(limit, now);
             }
         }
     }
@@ -429,6 +486,12 @@ impl Worker {
         }
     }
 
+    /// Sets the timer; false where the kernel refuses.
+    fn wake_at(&self, due: Nanos, now: Nanos) -> bool {
+        let after = Expiration::OneShot(Duration::from(due - now).into());
+        self.timer.set(after, TimerSetTimeFlags::empty()).is_ok()
+    }
+
     fn apply_commands(&mut self, now: Nanos) {
         while let Ok(command) = self.commands.try_recv() {
             // Those who asked wait for the answer; if they are gone, so be it.
@@ -461,6 +524,10 @@ impl Worker {
                 }
                 Command::Resume(sessions, answer) => {
                     let _ = answer.send(self.engine.resume(&sessions, now));
+                }
+                Command::Shape(limits, answer) => {
+                    let Limits { port, shapers, mtu } = limits;
+                    let _ = answer.send(self.engine.set_shapers(port, shapers, mtu, now));
                 }
                 Command::Stop => self.stopped = true,
             }

@@ -458,6 +458,7 @@ fn the_plugin_learns_what_it_needs() {
                 uplink_mtu: 1400,
                 checksum_offload: false,
                 settings,
+                bandwidth: None,
             }
         );
         let kernel = ask(&mut node, Request::ShowKernel);

@@ -3,11 +3,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use sluice_control::{Limit, Shaping};
 use sluice_dataplane::lab::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HOST, Lab, LabOptions};
 use sluice_dataplane::lab::{link, mac, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
 use sluice_dataplane::packet::{Ethernet, Malformed, Packet, build, checksum, parse, protocol};
 use sluice_dataplane::port::{PortId, link_local};
+use sluice_dataplane::time::Nanos;
 use sluice_dataplane::verdict::DropReason;
 
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
@@ -199,15 +201,14 @@ fn every_reason_to_drop_is_provoked_and_counted_once() {
     provoked.push(take_the_host_port_away());
     provoked.extend(fill_the_session_table());
     provoked.push(answer_in_fragments_of_sctp());
+    provoked.extend(exceed_a_limit());
     for reason in DropReason::ALL {
         assert!(provoked.contains(&reason), "no test provokes {reason:?}");
     }
 }
 
 fn drops(lab: &Lab) -> u64 {
-    (0..4)
-        .flat_map(|slot| lab.counters(slot).drops.snapshot().into_values())
-        .sum()
+    (0..4).map(|slot| drops_at(lab, slot)).sum()
 }
 
 fn take_the_host_port_away() -> DropReason {
@@ -275,6 +276,53 @@ fn answer_in_fragments_of_sctp() -> DropReason {
     assert_eq!(lab.counters(1).drops.get(DropReason::Untranslatable), 1);
     lab.assert_no_chunk_lost();
     DropReason::Untranslatable
+}
+
+/// Of a pod's ingress: faster than the limit, for longer than it lets wait, and
+/// with less memory than that takes.
+fn exceed_a_limit() -> [DropReason; 3] {
+    let frame = build::udp((v4(1), 1), (v4(2), 2))
+        .payload([0; 972])
+        .frame(link(1));
+    // Mbit/s, milliseconds of queue, chunks in flight, milliseconds between frames.
+    let cases = [
+        (DropReason::QueueFull, 1, 25, 4096, 1),
+        (DropReason::QueueDelay, 1, 500, 4096, 4),
+        (DropReason::QueueMemory, 1000, 25, 64, 0),
+    ];
+    cases.map(|(reason, megabits, queue_millis, reserve, pause)| {
+        let mut lab = Lab::new(LabOptions {
+            reserve,
+            ..LabOptions::default()
+        });
+        let shaping = Shaping {
+            ingress: Some(Limit {
+                rate: megabits * 1_000_000,
+                burst: 8_000,
+            }),
+            queue_millis,
+            ..Shaping::default()
+        };
+        lab.shape(2, &shaping, 1_500);
+        for _ in 0..100 {
+            lab.send(1, &frame);
+            lab.wait(Nanos::from_millis(pause));
+            lab.assert_no_chunk_lost();
+        }
+        let drops = &lab.counters(2).drops;
+        assert!(drops.get(reason) > 0, "{:?}", drops.snapshot());
+        assert_eq!(drops.snapshot().len(), 1, "{:?}", drops.snapshot());
+        while lab.engine.held_chunks() > 0 {
+            lab.wait(Nanos::from_millis(10));
+            lab.run();
+        }
+        assert_eq!(lab.counters(2).tx_frames.get() + drops_at(&lab, 2), 100);
+        reason
+    })
+}
+
+fn drops_at(lab: &Lab, slot: u16) -> u64 {
+    lab.counters(slot).drops.snapshot().into_values().sum()
 }
 
 fn overflow_a_tx_ring() -> DropReason {

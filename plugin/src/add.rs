@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 use sluice_control::{
-    Attachment, AttachmentId, Client, DataplaneSettings, NodeFacts, PodName, Request,
+    Attachment, AttachmentId, Client, DataplaneSettings, NodeFacts, PodName, Request, Shaping,
 };
 use sluice_link::{Netlink, VethPair, VethPeer};
 
@@ -43,6 +43,7 @@ struct Add<'a> {
     network: &'a Network,
     settings: Settings,
     requests: Requests,
+    shaping: Shaping,
     id: AttachmentId,
     /// Whose attachment it is, if the runtime says.
     owner: Option<PodName>,
@@ -62,6 +63,7 @@ impl<'a> Add<'a> {
     fn check(args: &Args, network: &'a Network) -> Result<Self, Error> {
         let settings = network.settings()?;
         let requests = network.requests()?;
+        let limits = network.limits()?;
         let asked_mac = requests.mac(&args.cni_args)?;
         let owner = args.cni_args.pod()?;
         let ipam = Ipam::find_for(args, network)?;
@@ -69,6 +71,7 @@ impl<'a> Add<'a> {
         let client = Client::new(&settings.dataplane.socket());
         let facts = log::timed("ask the daemon for facts", || client.describe())?;
         let mtus = settings.mtus(&facts)?;
+        let shaping = limits.or_of(&facts, &network.name).settle(mtus);
         warn_of_differences(&settings.dataplane, &facts.settings);
 
         let id = network.attachment_id(args);
@@ -84,6 +87,7 @@ impl<'a> Add<'a> {
             network,
             settings,
             requests,
+            shaping,
             owner,
             pod_mac: asked_mac.unwrap_or_else(|| names::pod_mac(&id)),
             id,
@@ -104,7 +108,8 @@ impl<'a> Add<'a> {
         undo.push(|| self.ipam.del());
         let ipam = self.ipam.add()?;
         self.requests.check_addresses(&ipam)?;
-        let plan = Plan::new(&ipam, self.makes_default_routes(), self.mtus)?;
+        let mtus = self.mtus.under(&self.shaping);
+        let plan = Plan::new(&ipam, self.makes_default_routes(), mtus)?;
         let attachment = Attachment {
             id: self.id.clone(),
             host_ifname: self.host_ifname.clone(),
@@ -116,6 +121,10 @@ impl<'a> Add<'a> {
             mappings: self.requests.mappings.clone().unwrap_or_default(),
             snat: self.settings.snat(),
             masq_all: self.settings.masq_all,
+            uplink_mtu: Some(self.mtus.uplink),
+            shaping: self.shaping.clone(),
+            reshaped: false,
+            gro: self.settings.gro(),
         };
         attachment.validate().map_err(|error| {
             Error::ipam(format!(

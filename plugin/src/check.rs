@@ -12,9 +12,10 @@ use sluice_control::{
 use sluice_link::{Link, Netlink, Netns, Route};
 
 use crate::args::Args;
-use crate::config::Network;
+use crate::config::{Mtus, Network};
 use crate::error::Error;
 use crate::ipam::Ipam;
+use crate::limits::Limits;
 use crate::mac;
 use crate::names;
 use crate::pod;
@@ -36,6 +37,7 @@ pub(crate) fn check(args: &Args, network: &Network) -> Result<(), Error> {
         pod_mac: asked.or_else(given).unwrap_or_else(|| names::pod_mac(&id)),
         addresses: made.addresses_of(&id.ifname, args.netns.as_deref()),
         mappings: requests.mappings,
+        limits: network.limits().ok(),
         made,
         id,
     };
@@ -60,6 +62,8 @@ struct Check {
     addresses: Vec<IpNet>,
     /// `None` if the runtime does not say.
     mappings: Option<Vec<PortMapping>>,
+    /// `None` if they cannot be read: ADD would have refused them.
+    limits: Option<Limits>,
 }
 
 impl Check {
@@ -138,7 +142,7 @@ impl Check {
     /// the MTU that both ends have: what an end does not take is lost without a
     /// word. The kernel has the rules of the hostPorts.
     fn daemon(&self, client: &Client, netns: &Netns) -> Result<(), Error> {
-        let attachments = client.attachments(&self.id.network)?;
+        let attachments = client.attachments(Some(&self.id.network))?;
         let Some(served) = attachments.into_iter().find(|a| a.id == self.id) else {
             return self.differs("the daemon does not serve it".into());
         };
@@ -175,7 +179,33 @@ impl Check {
                 ));
             }
         }
+        self.limits(&served)?;
         self.host_ports(client, &served)
+    }
+
+    /// The daemon holds it to the limits of the configuration, unless an
+    /// operator has changed them: that is no fault to delete a pod for.
+    fn limits(&self, served: &Attachment) -> Result<(), Error> {
+        let Some(limits) = &self.limits else {
+            return Ok(());
+        };
+        let asked = limits.or_as_served(&served.shaping).settle(Mtus {
+            uplink: served.uplink_mtu.unwrap_or(served.mtu),
+            local: served.mtu,
+        });
+        let is_limited = asked.is_limited() || served.shaping.is_limited();
+        if !is_limited || asked == served.shaping {
+            return Ok(());
+        }
+        let how = format!(
+            "the daemon holds it to: {}; but the configuration says: {asked}",
+            served.shaping
+        );
+        if served.reshaped {
+            tracing::warn!("{how} (`sluiced set bandwidth` changed it)");
+            return Ok(());
+        }
+        self.differs(how)
     }
 
     fn host_ports(&self, client: &Client, served: &Attachment) -> Result<(), Error> {

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sluice_control::{AttachmentId, DataplaneSettings, NodeFacts, check_name};
+use sluice_control::{AttachmentId, DataplaneSettings, NodeFacts, Shaping, check_name};
 
 use crate::args::Args;
 use crate::error::Error;
 use crate::gc::ValidAttachment;
 use crate::keys;
+use crate::limits::Limits;
 use crate::log;
 use crate::mappings::PortmapKeys;
 use crate::requests::Requests;
@@ -105,6 +106,11 @@ impl Network {
     /// Reads what is asked for this attachment alone.
     pub(crate) fn requests(&self) -> Result<Requests, Error> {
         Requests::read(&self.object).map_err(|error| self.misconfigured(&error))
+    }
+
+    /// Reads what the pod's traffic is to be held to.
+    pub(crate) fn limits(&self) -> Result<Limits, Error> {
+        Limits::read(&self.object).map_err(|error| self.misconfigured(&error))
     }
 
     fn misconfigured(&self, error: &dyn Display) -> Error {
@@ -240,6 +246,8 @@ pub(crate) struct Settings {
     snat: Option<bool>,
     /// Show the pod an address of the host as every hostPort client's.
     pub(crate) masq_all: bool,
+    /// Merge TCP segments on their way to the pod.
+    gro: Option<bool>,
     mark_masq_bit: Option<i64>,
     external_set_mark_chain: Option<String>,
     conditions_v4: Option<Vec<String>>,
@@ -251,14 +259,30 @@ pub(crate) struct Settings {
 pub(crate) struct Mtus {
     /// Of routes beyond the node.
     pub(crate) uplink: u32,
-    /// Of the interface, and of routes to pods of this node.
+    /// Of routes to pods of this node; of the interface, too, if there are no
+    /// limits.
     pub(crate) local: u32,
+}
+
+impl Mtus {
+    /// Those of the routes of a pod with these limits.
+    pub(crate) fn under(self, shaping: &Shaping) -> Self {
+        Self {
+            local: shaping.mtu(self.uplink, self.local),
+            ..self
+        }
+    }
 }
 
 impl Settings {
     /// Whether the pod reaches itself through its hostPorts.
     pub(crate) fn snat(&self) -> bool {
         self.snat.unwrap_or(true)
+    }
+
+    /// Whether TCP segments to the pod may be merged.
+    pub(crate) fn gro(&self) -> bool {
+        self.gro.unwrap_or(true)
     }
 
     fn portmap_keys(&self) -> PortmapKeys<'_> {
@@ -311,6 +335,7 @@ mod tests {
             uplink_mtu,
             checksum_offload: true,
             settings: DataplaneSettings::default(),
+            bandwidth: None,
         }
     }
 
@@ -344,6 +369,7 @@ mod tests {
             (json!({"dataplane": {"worker": 2}}), "worker"),
             (json!({"conditionsV6": ["-i", "eth1"]}), "conditionsV6"),
             (json!({"snat": "yes"}), "yes"),
+            (json!({"gro": "off"}), "off"),
             (json!({"dataplane": {"maxPorts": 0}}), "maxPorts"),
         ] {
             let error = settings(object).unwrap_err();
@@ -371,7 +397,7 @@ mod tests {
         let conflist = include_str!("../../deploy/10-sluice.conflist");
         let conflist: Value = serde_json::from_str(conflist).unwrap();
         let object = conflist["plugins"][0].clone();
-        let all = json!({"ips": true, "mac": true, "portMappings": true});
+        let all = json!({"bandwidth": true, "ips": true, "mac": true, "portMappings": true});
         assert_eq!(object["capabilities"], all);
         assert!(settings(object).unwrap().ip_masq);
     }

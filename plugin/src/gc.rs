@@ -33,7 +33,7 @@ pub(crate) fn gc(path: &[PathBuf], network: &Network) -> Result<(), Error> {
         Err(error) => (None, Err(error)),
     };
     let mut steps = vec![missing];
-    match client.attachments(&network.name) {
+    match client.attachments(Some(&network.name)) {
         Ok(attached) => {
             let stale = attached.into_iter().filter(|a| !is_valid(&valid, a));
             for attachment in stale {

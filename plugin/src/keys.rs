@@ -5,9 +5,10 @@
 //! "sluice"` must work where the rest asks for nothing that we lack.
 
 use serde_json::{Map, Value};
+use sluice_control::Bandwidth;
 
-/// The keys that are read, here or elsewhere.
-const OURS: [&str; 15] = [
+/// The keys that are read, here or elsewhere, beside those of `limits.rs`.
+const OURS: [&str; 16] = [
     "mtu",
     "localMtu",
     "ipMasq",
@@ -19,11 +20,15 @@ const OURS: [&str; 15] = [
     "logLevel",
     "snat",
     "masqAll",
+    "gro",
     "markMasqBit",
     "externalSetMarkChain",
     "conditionsV4",
     "conditionsV6",
 ];
+
+/// What `limits.rs` reads, beside the four keys of [`Bandwidth`].
+pub(crate) const SHAPING: &str = "shaping";
 
 /// The specification's own keys that need no reading by ADD. Runtimes and
 /// libcni add some that the network's author did not write.
@@ -121,7 +126,7 @@ pub(crate) fn sort(object: &Map<String, Value>) -> Result<Sorted, String> {
                 return Err(format!("{key} is {value}: {why}; remove it"));
             }
             sorted.moot.push(format!("{key} has no effect: {why}"));
-        } else if !is_foreign(key) {
+        } else if !is_foreign(key) && !is_limit(key) {
             return Err(unknown(key));
         }
     }
@@ -139,6 +144,10 @@ pub(crate) fn sort(object: &Map<String, Value>) -> Result<Sorted, String> {
 /// (`cni.dev/valid-attachments`).
 fn is_foreign(key: &str) -> bool {
     SPECIFIED.contains(&key) || key.contains(['.', '/'])
+}
+
+fn is_limit(key: &str) -> bool {
+    key == SHAPING || Bandwidth::KEYS.contains(&key)
 }
 
 /// Whether a value switches its key on.
@@ -161,7 +170,12 @@ fn asks_for_policy(value: &Value) -> bool {
 
 fn unknown(key: &str) -> String {
     let others = MOOT.iter().chain(&REFUSED).map(|(known, _)| *known);
-    let known = OURS.into_iter().chain(SPECIFIED).chain(others);
+    let limits = Bandwidth::KEYS.into_iter().chain([SHAPING]);
+    let known = OURS
+        .into_iter()
+        .chain(limits)
+        .chain(SPECIFIED)
+        .chain(others);
     let distance =
         |known: &str| strsim::damerau_levenshtein(&known.to_lowercase(), &key.to_lowercase());
     let nearest = known.min_by_key(|known| distance(known));
@@ -190,6 +204,8 @@ mod tests {
             ("isDefaultGatway", "isDefaultGateway"),
             ("dataPlane", "dataplane"),
             ("promiscmode", "promiscMode"),
+            ("IngressRate", "ingressRate"),
+            ("shapping", "shaping"),
         ] {
             let error = sorted(json!({key: 1})).unwrap_err();
             assert!(
@@ -245,6 +261,12 @@ mod tests {
             let error = sorted(json!({key: value})).unwrap_err();
             assert!(error.starts_with(&format!("{key} is")), "{error}");
         }
+    }
+
+    #[test]
+    fn limits_are_read_elsewhere() {
+        let object = json!({"ingressRate": 1, "egressBurst": 1, "shaping": {}});
+        assert_eq!(sorted(object), Ok(Sorted::default()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod error;
 mod gc;
 mod ipam;
 mod keys;
+mod limits;
 mod log;
 mod mac;
 mod mappings;

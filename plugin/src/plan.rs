@@ -22,6 +22,11 @@ const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 const DEFAULT4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 const DEFAULT6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
 
+/// IP and TCP headers without options, bytes: what a segment of `advmss` has
+/// around it.
+const TCP4_HEADERS: u32 = 40;
+const TCP6_HEADERS: u32 = 60;
+
 /// `RTPROT_STATIC`: who asks finds that an administrator made the route.
 const PROTOCOL_STATIC: u8 = 4;
 
@@ -43,7 +48,7 @@ pub(crate) struct PlannedRoute {
     pub(crate) gateway: IpAddr,
     /// In bytes of IP packet.
     pub(crate) mtu: u32,
-    /// As IPAM gave them.
+    /// As IPAM gave them, but for an `advmss` beyond what the pod is to get.
     pub(crate) options: RouteOptions,
 }
 
@@ -154,11 +159,16 @@ impl Plan {
             )));
         }
         let mtu = route.mtu.filter(|mtu| *mtu > 0).unwrap_or(mtus.uplink);
+        let headers = if ipv4 { TCP4_HEADERS } else { TCP6_HEADERS };
+        let most_mss = mtus.local - headers;
         let planned = PlannedRoute {
             destination: route.dst.trunc(),
             gateway,
             mtu: mtu.min(mtus.local),
-            options: route.options,
+            options: RouteOptions {
+                advmss: route.options.advmss.map(|advmss| advmss.min(most_mss)),
+                ..route.options
+            },
         };
         let is_same = |other: &PlannedRoute| {
             let place = |r: &PlannedRoute| (r.destination, r.options.table(), r.options.priority);
@@ -214,6 +224,7 @@ impl Plan {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+    use sluice_control::{Limit, Shaping};
 
     fn plan(ipam: Value, default_routes: bool) -> Result<Plan, Error> {
         let mtus = Mtus {
@@ -302,6 +313,52 @@ mod tests {
             (Some(1200), Some(5))
         );
         assert_eq!((kernel[2].table, kernel[2].scope), (254, 200));
+    }
+
+    /// Without an `advmss` the kernel derives one from the route's MTU.
+    #[test]
+    fn limits_lower_what_routes_carry_and_ask_for() {
+        let shaping = Shaping {
+            egress: Some(Limit::with_chosen_burst(10_000_000, 2500)),
+            ..Shaping::default()
+        };
+        let mtus = Mtus {
+            uplink: 1500,
+            local: 65_000,
+        };
+        let ipam = json!({
+            "ips": [{"address": "10.77.0.11/24"}, {"address": "fd77::11/64"}],
+            "routes": [
+                {"dst": "10.96.0.0/12", "mtu": 9000, "advmss": 8960},
+                {"dst": "10.98.0.0/16", "advmss": 1200},
+                {"dst": "fd96::/16", "mtu": 9000, "advmss": 8940},
+            ],
+        });
+        let ipam = serde_json::from_value(ipam).unwrap();
+        let plan = Plan::new(&ipam, true, mtus.under(&shaping)).unwrap();
+        let found: Vec<_> = plan
+            .routes
+            .iter()
+            .map(|route| {
+                (
+                    route.destination.to_string(),
+                    route.mtu,
+                    route.options.advmss,
+                )
+            })
+            .collect();
+        let expected = [
+            ("10.96.0.0/12", 2500, Some(2460)),
+            ("10.98.0.0/16", 1500, Some(1200)),
+            ("fd96::/16", 2500, Some(2440)),
+            ("10.77.0.0/24", 2500, None),
+            ("fd77::/64", 2500, None),
+            ("0.0.0.0/0", 1500, None),
+            ("::/0", 1500, None),
+        ];
+        let expected =
+            expected.map(|(destination, mtu, advmss)| (destination.to_owned(), mtu, advmss));
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Requests {
 }
 
 /// One of the objects; empty if it is not there.
-fn part<T: DeserializeOwned + Default>(
+pub(crate) fn part<T: DeserializeOwned + Default>(
     object: &Map<String, Value>,
     key: &str,
 ) -> Result<T, String> {

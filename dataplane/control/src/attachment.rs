@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    PortMapping, Redirect, check_ifname, check_label, check_mappings, check_name, check_pod_mac,
+    PortMapping, Redirect, Shaping, check_ifname, check_label, check_mappings, check_name,
+    check_pod_mac,
 };
 
 /// What names an attachment: network, container ID and interface name.
@@ -91,6 +92,21 @@ pub struct Attachment {
     /// without `snat`.
     #[serde(default)]
     pub masq_all: bool,
+    /// The MTU of the pod's way out of the node (`mtu`), bytes: its limits make
+    /// its frames no smaller. `None` if the plugin, an older one, does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink_mtu: Option<u32>,
+    /// What its traffic is held to.
+    #[serde(default)]
+    pub shaping: Shaping,
+    /// Whether an operator changed the limits since ADD: they need not be those
+    /// of the network's configuration any more.
+    #[serde(default)]
+    pub reshaped: bool,
+    /// Whether TCP segments to the pod may be merged (`gro`). A merged one says
+    /// not what it was made of, so a pod that forwards could not.
+    #[serde(default = "yes")]
+    pub gro: bool,
 }
 
 /// With the pod's name where it is known.
@@ -188,7 +204,29 @@ impl Attachment {
                 "must be from 1280 (IPv6's minimum, RFC 8200 section 5) to 65535",
             ));
         }
+        if let Some(mtu) = self.uplink_mtu
+            && !(1280..=self.mtu).contains(&mtu)
+        {
+            return Err(InvalidAttachment::field(
+                "uplink_mtu",
+                &mtu.to_string(),
+                "must be from 1280 to the interface's MTU",
+            ));
+        }
+        self.shaping.validate()?;
         check_mappings(&self.mappings)
+    }
+
+    /// The largest packet that the pod is to send or get, bytes: `mtu`, or less
+    /// where one would take too long at its limits.
+    #[must_use]
+    pub fn frame_mtu(&self) -> u32 {
+        self.shaping.mtu(self.least_mtu(), self.mtu)
+    }
+
+    /// What no limit makes [`frame_mtu`](Self::frame_mtu) less than.
+    pub(crate) fn least_mtu(&self) -> u32 {
+        self.uplink_mtu.unwrap_or(self.mtu)
     }
 
     /// What the mappings do, in each family that the pod has, to its first
@@ -241,33 +279,8 @@ impl InvalidAttachment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Protocol;
-
-    fn attachment() -> Attachment {
-        Attachment {
-            id: AttachmentId {
-                network: "pods".into(),
-                container_id: "c1".into(),
-                ifname: "eth0".into(),
-            },
-            host_ifname: "slv0123456789ab".into(),
-            pod_mac: [2, 0, 0, 0, 0, 1],
-            addresses: vec![PodAddress {
-                address: "10.77.0.11/24".parse().unwrap(),
-                gateway: "10.77.0.1".parse().unwrap(),
-            }],
-            mtu: 65_000,
-            ip_masq: true,
-            pod: Some(PodName {
-                namespace: "default".into(),
-                name: "web".into(),
-                uid: Some("0f5e".into()),
-            }),
-            mappings: Vec::new(),
-            snat: true,
-            masq_all: false,
-        }
-    }
+    use crate::fixture::attachment;
+    use crate::{Limit, Protocol};
 
     fn mapping(host_port: u16, container_port: u16, host_ip: &str) -> PortMapping {
         PortMapping {
@@ -362,6 +375,39 @@ mod tests {
             a.mtu = mtu;
             assert!(a.validate().is_err(), "mtu {mtu}");
         }
+    }
+
+    #[test]
+    fn limits_are_checked_and_make_frames_smaller() {
+        let mut a = attachment();
+        assert_eq!(a.frame_mtu(), 65_000);
+        a.shaping.egress = Some(Limit::with_chosen_burst(10_000_000, 2500));
+        assert_eq!((a.validate(), a.frame_mtu()), (Ok(()), 2500));
+        // An older plugin's pod: its routes carry we do not know what.
+        a.uplink_mtu = None;
+        assert_eq!((a.validate(), a.frame_mtu()), (Ok(()), 65_000));
+        a.uplink_mtu = Some(65_001);
+        assert!(a.validate().is_err());
+        let mut a = attachment();
+        a.shaping.queue_millis = 0;
+        assert!(a.validate().is_err());
+    }
+
+    /// What older plugins send, and older journals hold.
+    #[test]
+    fn one_without_limits_is_read() {
+        let a = attachment();
+        let mut json = serde_json::to_value(&a).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        for field in ["uplink_mtu", "shaping", "reshaped"] {
+            assert!(fields.remove(field).is_some(), "{field}");
+        }
+        let old: Attachment = serde_json::from_value(json).unwrap();
+        let expected = Attachment {
+            uplink_mtu: None,
+            ..a
+        };
+        assert_eq!(old, expected);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Attachment, Envelope, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, ProtocolRange, Refusal,
-    Request, Response,
+    Attachment, AttachmentId, Envelope, LimitChange, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus,
+    ProtocolRange, Refusal, Request, Response, Shaping,
 };
 
 /// Longer than any request takes: binding 100 sockets one after the other
@@ -81,13 +81,31 @@ impl Client {
         self.ask_for(Request::Status)
     }
 
-    /// Asks what is attached to a network.
+    /// Asks what is attached to a network, or to all of the node.
     ///
     /// # Errors
     /// As [`Client::ask`].
-    pub fn attachments(&self, network: &str) -> Result<Vec<Attachment>, ClientError> {
-        let network = Some(network.to_owned());
+    pub fn attachments(&self, network: Option<&str>) -> Result<Vec<Attachment>, ClientError> {
+        let network = network.map(str::to_owned);
         self.ask_for(Request::Attachments { network })
+    }
+
+    /// Changes the limits of a pod, and returns what they are then. A direction
+    /// without a change stays as it is.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn set_shaping(
+        &self,
+        id: AttachmentId,
+        ingress: Option<LimitChange>,
+        egress: Option<LimitChange>,
+    ) -> Result<Shaping, ClientError> {
+        self.ask_for(Request::SetShaping {
+            id,
+            ingress,
+            egress,
+        })
     }
 
     /// Sends a request whose answer has a type.
@@ -174,6 +192,7 @@ impl Request {
             Self::ShowKernel => "show-kernel",
             Self::ShowSessions { .. } => "show-sessions",
             Self::ShowHostPorts => "show-host-ports",
+            Self::SetShaping { .. } => "set-shaping",
         }
     }
 }

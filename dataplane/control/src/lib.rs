@@ -15,18 +15,26 @@
 #![forbid(unsafe_code)]
 
 mod attachment;
+mod bandwidth;
 mod client;
+#[cfg(test)]
+mod fixture;
 mod mapping;
 mod names;
+mod quantity;
 mod settings;
+mod shaping;
 mod wire;
 
 pub use attachment::{Attachment, AttachmentId, InvalidAttachment, PodAddress, PodName};
+pub use bandwidth::{AskedLimit, Bandwidth, InvalidBandwidth, LimitChange};
 pub use client::{Client, ClientError};
 pub use mapping::{HostEnd, PortMapping, Protocol, Redirect, check_mappings};
 pub use names::{check_ifname, check_label, check_name, check_pod_mac};
+pub use quantity::{parse_quantity, rounded};
 pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings, Uplink};
+pub use shaping::{BURSTS, Limit, MAX_SUBNETS, QUEUE_MILLIS, RATES, Shaping};
 pub use wire::{
-    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NodeFacts, NodeStatus, PORT_MAPPINGS, PROTOCOL,
-    ProtocolRange, Refusal, Request, Response,
+    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NetworkBandwidth, NodeFacts, NodeStatus, PORT_MAPPINGS,
+    PROTOCOL, ProtocolRange, Refusal, Request, Response, SHAPING,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attachment, AttachmentId};
+use crate::{Attachment, AttachmentId, Bandwidth, LimitChange};
 
 /// The protocol version that this build speaks.
 pub const PROTOCOL: u32 = 1;
@@ -10,8 +10,12 @@ pub const PROTOCOL: u32 = 1;
 /// Feature: [`Attachment::mappings`] are served.
 pub const PORT_MAPPINGS: &str = "port-mappings";
 
-/// No request or response is longer than this; `show` of 1,024 ports fits.
-pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Feature: [`Attachment::shaping`] is kept to.
+pub const SHAPING: &str = "shaping";
+
+/// No request or response is longer than this; `show` of 1,024 ports fits, each
+/// with as many subnets as limits may have.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// The protocol versions that a client can speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,10 @@ pub struct Envelope {
 /// What the daemon can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is moved a few times"
+)]
 pub enum Request {
     /// What the plugin must know before it makes a veth.
     Describe,
@@ -91,18 +99,33 @@ pub enum Request {
     },
     /// Ports of the node and where they lead.
     ShowHostPorts,
+    /// Change the limits of a pod while it runs.
+    SetShaping {
+        /// Which pod interface.
+        id: AttachmentId,
+        /// Of what comes to the pod; `None`: stays as it is.
+        #[serde(default)]
+        ingress: Option<LimitChange>,
+        /// Of what it sends; `None`: stays as it is.
+        #[serde(default)]
+        egress: Option<LimitChange>,
+    },
 }
 
 impl Request {
     /// The features that a daemon must have to serve this request.
     #[must_use]
     pub fn requires(&self) -> Vec<String> {
-        let features: &[&str] = match self {
-            Self::Attach { attachment } if !attachment.mappings.is_empty() => &[PORT_MAPPINGS],
-            Self::Check { .. } | Self::ShowHostPorts => &[PORT_MAPPINGS],
-            _ => &[],
+        let features = match self {
+            Self::Attach { attachment } => [
+                (!attachment.mappings.is_empty()).then_some(PORT_MAPPINGS),
+                attachment.shaping.is_limited().then_some(SHAPING),
+            ],
+            Self::Check { .. } | Self::ShowHostPorts => [Some(PORT_MAPPINGS), None],
+            Self::SetShaping { .. } => [Some(SHAPING), None],
+            _ => [None, None],
         };
-        features.iter().map(|feature| (*feature).into()).collect()
+        features.into_iter().flatten().map(str::to_owned).collect()
     }
 }
 
@@ -121,6 +144,19 @@ pub struct NodeFacts {
     /// The settings the daemon runs with, so that the plugin can say where
     /// its configuration differs.
     pub settings: crate::DataplaneSettings,
+    /// Limits of a plugin `bandwidth` that is chained behind ours, which has no
+    /// effect there: for pods of its network that bring none of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<NetworkBandwidth>,
+}
+
+/// Limits that a network has for all its pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkBandwidth {
+    /// The network's name.
+    pub network: String,
+    /// The limits.
+    pub bandwidth: Bandwidth,
 }
 
 /// How full the node is.
@@ -175,7 +211,8 @@ impl Refusal {
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
     /// Done; the value depends on the request: [`NodeFacts`] for Describe,
-    /// [`NodeStatus`] for Status, a list of [`Attachment`] for Attachments, the rows for the `show` requests, `null` otherwise.
+    /// [`NodeStatus`] for Status, a list of [`Attachment`] for Attachments, the rows for the `show` requests,
+    /// [`Shaping`](crate::Shaping) for SetShaping, `null` otherwise.
     Ok(serde_json::Value),
     /// Not done, and nothing was changed.
     Error(Refusal),
@@ -184,6 +221,8 @@ pub enum Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::attachment;
+    use crate::{AskedLimit, Limit};
 
     #[test]
     fn a_request_looks_as_documented() {
@@ -205,6 +244,39 @@ mod tests {
                 "requires": [],
                 "op": "detach",
                 "id": {"network": "pods", "container_id": "c1", "ifname": "eth0"},
+            })
+        );
+    }
+
+    #[test]
+    fn limits_need_a_daemon_that_keeps_to_them() {
+        let mut attachment = attachment();
+        let attach = |attachment: &Attachment| {
+            let attachment = attachment.clone();
+            Request::Attach { attachment }.requires()
+        };
+        assert_eq!(attach(&attachment), Vec::<String>::new());
+        attachment.shaping.egress = Some(Limit {
+            rate: 1000,
+            burst: 8,
+        });
+        assert_eq!(attach(&attachment), ["shaping"]);
+        let change = Request::SetShaping {
+            id: attachment.id,
+            ingress: Some(LimitChange::Unlimited),
+            egress: Some(LimitChange::Limit(AskedLimit {
+                rate: 1000,
+                burst: None,
+            })),
+        };
+        assert_eq!(change.requires(), ["shaping"]);
+        assert_eq!(
+            serde_json::to_value(&change).unwrap(),
+            serde_json::json!({
+                "op": "set-shaping",
+                "id": {"network": "pods", "container_id": "c1", "ifname": "eth0"},
+                "ingress": "unlimited",
+                "egress": {"limit": {"rate": 1000}},
             })
         );
     }

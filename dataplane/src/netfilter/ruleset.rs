@@ -308,7 +308,7 @@ impl Ruleset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_control::{AttachmentId, PodAddress, PortMapping, Protocol};
+    use sluice_control::{AttachmentId, PodAddress, PortMapping, Protocol, Shaping};
 
     fn pod(addresses: &[&str]) -> Attachment {
         let gateway = |address: &str| {
@@ -337,6 +337,10 @@ mod tests {
             mappings: Vec::new(),
             snat: true,
             masq_all: false,
+            uplink_mtu: None,
+            shaping: Shaping::default(),
+            reshaped: false,
+            gro: true,
         }
     }
 

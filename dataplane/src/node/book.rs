@@ -175,7 +175,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_control::{PodAddress, PortMapping, Protocol};
+    use sluice_control::{PodAddress, PortMapping, Protocol, Shaping};
     use std::sync::Arc;
 
     use crate::xsk::Socket;
@@ -199,6 +199,10 @@ mod tests {
             mappings: Vec::new(),
             snat: true,
             masq_all: false,
+            uplink_mtu: None,
+            shaping: Shaping::default(),
+            reshaped: false,
+            gro: true,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
 use crate::sessions::{Listed, Session};
+use crate::shaper::Shapers;
 use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
@@ -161,6 +162,19 @@ impl Wiring {
         Ok(self.worker.set_mappings(mappings)?)
     }
 
+    /// Changes what a pod's traffic is held to, by its attachment.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub(super) fn set_shaping(
+        &self,
+        port: PortId,
+        attachment: &Attachment,
+    ) -> Result<(), NodeError> {
+        let mtu = attachment.frame_mtu();
+        Ok(self.worker.set_shaping(port, &attachment.shaping, mtu)?)
+    }
+
     /// The wired host port.
     pub(super) fn host(&self) -> Option<&Wired> {
         self.host.as_ref()
@@ -219,13 +233,15 @@ impl Wiring {
             link,
             queue: 0,
             mac: attachment.pod_mac,
-            mtu: attachment.mtu,
+            mtu: attachment.frame_mtu(),
             addresses: attachment
                 .addresses
                 .iter()
                 .map(|pod| pod.address.addr())
                 .collect(),
             gateways: gateways(attachment),
+            shapers: Shapers::new(&attachment.shaping, attachment.frame_mtu()),
+            gro: attachment.gro,
         })
     }
 
@@ -348,6 +364,8 @@ impl Wiring {
             mtu: link.mtu,
             addresses: Vec::new(),
             gateways: HostPort::next_hops(),
+            shapers: Shapers::default(),
+            gro: false,
         })?;
         self.host = Some(host);
         Ok(())
@@ -414,6 +432,8 @@ impl Wiring {
                 mtu: link.mtu,
                 addresses: Vec::new(),
                 gateways: Vec::new(),
+                shapers: Shapers::default(),
+                gro: false,
             })?;
             let socket = wired.socket.clone();
             self.uplink.push(wired);
@@ -444,6 +464,8 @@ impl Wiring {
             mtu: port.mtu,
             addresses: port.addresses,
             gateways: port.gateways,
+            shapers: port.shapers,
+            gro: port.gro,
         })?;
         Ok(Wired {
             id: port.id,
@@ -669,4 +691,6 @@ struct NewPort<'a> {
     mtu: u32,
     addresses: Vec<IpAddr>,
     gateways: Vec<IpAddr>,
+    shapers: Shapers,
+    gro: bool,
 }

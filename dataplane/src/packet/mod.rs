@@ -15,6 +15,7 @@ pub mod build;
 pub mod checksum;
 mod crc32c;
 mod datagram;
+pub mod ecn;
 pub mod ethernet;
 pub mod exercise;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub mod ndisc;
 pub mod offload;
 pub mod quote;
 pub mod rewrite;
+pub mod segment;
 pub mod translate;
 mod transport;
 mod tunnel;

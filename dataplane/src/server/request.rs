@@ -4,12 +4,12 @@
 use serde::Deserialize;
 use sluice_control::{
     AttachmentId, Envelope, ErrorCode, PORT_MAPPINGS, PROTOCOL, ProtocolRange, Refusal, Request,
-    Response,
+    Response, SHAPING,
 };
 
 /// What a client may name in `requires`. A daemon that lacks a feature would
 /// serve the pod without it, so it refuses what is not in this list.
-const FEATURES: &[&str] = &[PORT_MAPPINGS];
+const FEATURES: &[&str] = &[PORT_MAPPINGS, SHAPING];
 
 /// The part of a request that every version has.
 #[derive(Deserialize)]

@@ -6,7 +6,7 @@ use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
 use sluice_control::{
     Attachment, AttachmentId, DataplaneSettings, ErrorCode, PodAddress, PortMapping, Protocol,
-    Refusal, Request, Response,
+    Refusal, Request, Response, Shaping,
 };
 use sluice_dataplane::host_port::GATEWAY_MAC;
 use sluice_dataplane::node::Node;
@@ -110,6 +110,10 @@ pub(crate) fn pod_with(number: u8, addresses: &[&str]) -> Attachment {
         mappings: Vec::new(),
         snat: true,
         masq_all: false,
+        uplink_mtu: None,
+        shaping: Shaping::default(),
+        reshaped: false,
+        gro: true,
     }
 }
 

@@ -53,6 +53,7 @@ impl Daemon {
                 run_dir: socket.parent().unwrap().to_owned(),
                 ..DataplaneSettings::default()
             },
+            bandwidth: None,
         };
         let state = Arc::new(Mutex::new(State {
             host: host.path(),

@@ -13,6 +13,7 @@ mod daemon;
 mod del;
 mod gc;
 mod ipam;
+mod limits;
 mod log;
 mod mappings;
 mod node;

@@ -58,7 +58,7 @@ const fn early(
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 50] = [
+const ROWS: [Row; 61] = [
     //                                                                     ADD DEL CHECK GC STATUS
     row("none", |_| {}, "",                                               [0, 0, 0, 0, 0]),
     // What is on stdin.
@@ -98,6 +98,32 @@ const ROWS: [Row; 50] = [
                                                                           [7, 0, 0, 0, 0]),
     row("`args.cni.labels` a number", |c| c.args("labels", json!(7)), "args",
                                                                           [7, 0, 0, 0, 0]),
+    // Limits.
+    row("`ingressRate` below 1 kbit/s", |c| c.set("ingressRate", 999), "ingressRate is 999",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`egressRate` above 1 Pbit/s", |c| c.set("egressRate", 1_000_000_000_000_001_u64),
+        "egressRate is 1000000000000001",                                 [7, 0, 0, 0, 0]),
+    row("`ingressRate` negative", |c| c.set("ingressRate", -1), "whole number",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`egressRate` a text", |c| c.set("egressRate", "10M"), "egressRate is \"10M\"",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`ingressBurst` without a rate", |c| c.set("ingressBurst", 8000), "needs the rate",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`runtimeConfig.bandwidth` a number", |c| c.runtime("bandwidth", json!(7)), "runtimeConfig",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`runtimeConfig.bandwidth` out of range",
+        |c| c.runtime("bandwidth", json!({"EgressRate": 10})), "egressRate is 10:",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`shaping` with an unknown key", |c| c.set("shaping", json!({"queue": 5})), "unknown field",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`shaping.queueMillis` out of range", |c| c.set("shaping", json!({"queueMillis": 1001})),
+        "from 1 to 1000",                                                 [7, 0, 0, 0, 0]),
+    row("`shaping.shapedSubnets` no subnet",
+        |c| c.set("shaping", json!({"shapedSubnets": ["10.0.0"]})), "\"10.0.0\"",
+                                                                          [7, 0, 0, 0, 0]),
+    row("`shapedSubnets` and `unshapedSubnets`",
+        |c| c.set("shaping", json!({"shapedSubnets": ["::/0"], "unshapedSubnets": ["::/0"]})),
+        "one of the two",                                                 [7, 0, 0, 0, 0]),
     row("a key with a slash", |c| c.set("cni.dev/anything", 1), "",       [0, 0, 0, 0, 0]),
     // Variables.
     early("`CNI_CONTAINERID` not set", |c| c.unset("CNI_CONTAINERID"), "CNI_CONTAINERID not set",

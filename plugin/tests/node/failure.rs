@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use sluice_control::{Attachment, AttachmentId, ClientError, ErrorCode, PodAddress, Request};
+use sluice_control::{
+    Attachment, AttachmentId, ClientError, ErrorCode, PodAddress, Request, Shaping,
+};
 
 use crate::harness::flows::{Echo, Flow, ping};
 use crate::harness::{NODE4, NODE6, Node, Options, Pod, Snapshot, wait_until};
@@ -176,6 +178,10 @@ fn a_foreign_xdp_program_is_never_evicted() {
         mappings: Vec::new(),
         snat: true,
         masq_all: false,
+        uplink_mtu: None,
+        shaping: Shaping::default(),
+        reshaped: false,
+        gro: true,
     };
     let refused = node.client.ask(Request::Attach { attachment }).unwrap_err();
     let ClientError::Refused(refusal) = refused else {

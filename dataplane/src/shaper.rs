@@ -1,0 +1,332 @@
+//! Shaping: what a pod sends and gets is held to a rate, by a token bucket that
+//! lets frames wait where they do not conform.
+//!
+//! A frame that conforms passes at once while none waits. Else it waits in a
+//! queue of its flow ([`fair_queue`]); a timer says when the next may go. Who
+//! waits too long is told by a mark or a loss. Bytes are those of IP packets.
+//!
+//! Every bound is there from the first frame on:
+//!
+//! | of | at most |
+//! |---|---|
+//! | a queue's time | `queueMillis` at its rate, but two of the largest frames |
+//! | a queue's chunks | a quarter of those that are free, and 2048; but two of the largest frames |
+//! | all queues' chunks | half of those for frames in flight, and an eighth of them stays free: what FILL rings need comes first |
+
+mod bucket;
+mod codel;
+mod fair_queue;
+mod store;
+mod timers;
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+
+use foldhash::fast::RandomState;
+use ipnet::IpNet;
+use sluice_control::{Limit, Shaping};
+
+use crate::packet::Ip;
+use crate::time::Nanos;
+use crate::verdict::DropReason;
+use crate::xsk::{CHUNK_SIZE, FramePool};
+
+use bucket::TokenBucket;
+use codel::Parameters;
+use fair_queue::{Bounds, FairQueue};
+
+pub(crate) use fair_queue::Surroundings;
+pub(crate) use store::{Held, Store};
+pub(crate) use timers::Timers;
+
+/// Most chunks that wait in one queue: 8 MiB.
+const QUEUE_CHUNKS: usize = 2048;
+
+/// A queue may have this part of the chunks that are free.
+const QUEUE_PART: usize = 4;
+
+/// All queues together have this part of the chunks for frames in flight.
+const HELD_PART: usize = 2;
+
+/// And this part of them stays free.
+const RESERVE_PART: usize = 8;
+
+/// Wakeups are put off to multiples of it where no token is lost: so many slow
+/// pods wake the worker together.
+const GRID: Nanos = Nanos::from_micros(250);
+
+/// Ethernet's shortest frame has so many bytes after its header: that much may
+/// be padding (IEEE 802.3 clause 4.2.3.3).
+const SHORTEST: u32 = 46;
+
+/// What a limit is of: as in CNI, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Direction {
+    /// What comes to the pod.
+    Ingress,
+    /// What it sends.
+    Egress,
+}
+
+impl Direction {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+}
+
+/// What becomes of frames that may not wait.
+pub(crate) type Discard<'a> = &'a mut dyn FnMut(Held, DropReason);
+
+/// How many chunks a queue may hold at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// In all.
+    queue: u32,
+    /// More than now, since the node needs the rest.
+    node: u32,
+}
+
+/// The memory for frames that wait: how it is shared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// Chunks for frames in flight.
+    flight: usize,
+}
+
+impl Budget {
+    /// Of so many chunks for frames in flight.
+    pub(crate) fn new(flight: usize) -> Self {
+        Self { flight }
+    }
+
+    /// A store for all that may wait.
+    pub(crate) fn store(self) -> Store {
+        Store::new(u32::try_from(self.flight / HELD_PART).unwrap_or(u32::MAX))
+    }
+
+    /// What the queue of a pod with this MTU may hold now.
+    pub(crate) fn room(self, pool: &FramePool, mtu: u32) -> Room {
+        let free = pool.free_chunks();
+        let two_frames = 2 * (mtu as usize).div_ceil(CHUNK_SIZE - 256);
+        let queue = (free / QUEUE_PART).min(QUEUE_CHUNKS).max(two_frames);
+        let node = free.saturating_sub(self.flight / RESERVE_PART);
+        let [queue, node] = [queue, node].map(|chunks| u32::try_from(chunks).unwrap_or(u32::MAX));
+        Room { queue, node }
+    }
+}
+
+/// With whom traffic is limited.
+#[derive(Debug, Default)]
+struct Scope {
+    unshaped: Vec<IpNet>,
+    /// Unless it is empty: nobody else.
+    shaped: Vec<IpNet>,
+}
+
+impl Scope {
+    #[inline]
+    fn covers(&self, peer: IpAddr) -> bool {
+        let is_in = |subnets: &[IpNet]| subnets.iter().any(|subnet| subnet.contains(&peer));
+        !is_in(&self.unshaped) && (self.shaped.is_empty() || is_in(&self.shaped))
+    }
+}
+
+/// One direction's limit, and the frames that wait for it.
+#[derive(Debug)]
+pub(crate) struct Shaper {
+    limit: Limit,
+    bounds: Bounds,
+    scope: Scope,
+    bucket: TokenBucket,
+    queue: FairQueue,
+    seed: RandomState,
+    /// Is in [`Timers`].
+    pub(crate) waits: bool,
+}
+
+impl Shaper {
+    /// A shaper for `limit`, of a pod with this MTU; its bucket is full.
+    fn new(limit: Limit, shaping: &Shaping, mtu: u32) -> Self {
+        let bucket = TokenBucket::new(limit.rate, limit.burst, Nanos::default());
+        let queue_bytes = u128::from(limit.rate) * u128::from(shaping.queue_millis) / 8000;
+        let bounds = Bounds {
+            bytes: u64::try_from(queue_bytes)
+                .unwrap_or(u64::MAX)
+                .max(2 * u64::from(mtu)),
+            ecn: shaping.ecn,
+            codel: Parameters::new(mtu, bucket.time_of(mtu)),
+        };
+        Self {
+            limit,
+            bounds,
+            scope: Scope {
+                unshaped: shaping.unshaped_subnets.clone(),
+                shaped: shaping.shaped_subnets.clone(),
+            },
+            bucket,
+            queue: FairQueue::new(bounds),
+            seed: RandomState::default(),
+            waits: false,
+        }
+    }
+
+    /// Has the limits of `other` from now on; what waits goes on waiting.
+    fn adopt(&mut self, other: &mut Self, now: Nanos) {
+        self.limit = other.limit;
+        self.bounds = other.bounds;
+        self.queue.set_bounds(other.bounds);
+        self.bucket.change(other.limit.rate, other.limit.burst, now);
+        std::mem::swap(&mut self.scope, &mut other.scope);
+    }
+
+    /// Whether the limit is of traffic with `peer`, too.
+    #[inline]
+    pub(crate) fn covers(&self, peer: IpAddr) -> bool {
+        self.scope.covers(peer)
+    }
+
+    /// Gives a frame back that may pass at once. Else it waits, or is discarded.
+    #[inline]
+    pub(crate) fn offer(
+        &mut self,
+        held: Held,
+        room: Room,
+        surroundings: &mut Surroundings<'_>,
+    ) -> Option<Held> {
+        if self.queue.is_empty() && self.bucket.conforms(held.since) {
+            self.bucket.take(held.len);
+            return Some(held);
+        }
+        let hash = self.seed.hash_one(flow(&held.handoff.meta.ip));
+        self.queue.enqueue(held, hash, room, surroundings);
+        None
+    }
+
+    /// The next frame that may go now.
+    pub(crate) fn release(
+        &mut self,
+        now: Nanos,
+        surroundings: &mut Surroundings<'_>,
+    ) -> Option<Held> {
+        if !self.bucket.conforms(now) {
+            return None;
+        }
+        let held = self.queue.dequeue(now, surroundings)?;
+        self.bucket.take(held.len);
+        Some(held)
+    }
+
+    /// When to ask for the next frame; `None` if there is none. In a turn to
+    /// come, and together with others where the bucket has room meanwhile.
+    pub(crate) fn due(&self, now: Nanos) -> Option<Nanos> {
+        if self.queue.is_empty() {
+            return None;
+        }
+        let at = self.bucket.conforms_at();
+        let together = Nanos(at.0.checked_next_multiple_of(GRID.0).unwrap_or(at.0));
+        let latest = self.bucket.full_at().max(at);
+        Some(together.min(latest).max(now + Nanos(1)))
+    }
+
+    /// Takes a frame out, whatever the limit says.
+    pub(crate) fn pop(&mut self, store: &mut Store) -> Option<Held> {
+        self.queue.pop(store)
+    }
+
+    /// The chunks that wait.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.queue.chunks()
+    }
+
+    /// How many frames were marked instead of dropped.
+    pub(crate) fn marks(&self) -> u64 {
+        self.queue.marks()
+    }
+}
+
+/// What makes packets one flow: addresses and protocol, and the ports where the
+/// packet shows them.
+fn flow(ip: &Ip) -> (IpAddr, IpAddr, u8, Option<(u16, u16)>) {
+    (ip.src, ip.dst, ip.protocol, ip.ports)
+}
+
+/// What a frame of so many bytes in all costs: its IP packet, and what follows
+/// that beyond Ethernet's padding.
+#[inline]
+pub(crate) fn cost(frame_len: u32, ip: &Ip) -> u32 {
+    let on_wire = frame_len.saturating_sub(ip.l3.into());
+    if on_wire > SHORTEST {
+        on_wire.max(ip.packet_len)
+    } else {
+        ip.packet_len
+    }
+}
+
+/// The shapers of a pod's port, for the directions that have a limit.
+#[derive(Debug, Default)]
+pub struct Shapers {
+    ingress: Option<Box<Shaper>>,
+    egress: Option<Box<Shaper>>,
+}
+
+impl Shapers {
+    /// Shapers for the limits of a pod with this MTU, bytes of IP packet.
+    #[must_use]
+    pub fn new(shaping: &Shaping, mtu: u32) -> Self {
+        let shaper =
+            |limit: Option<Limit>| limit.map(|limit| Box::new(Shaper::new(limit, shaping, mtu)));
+        Self {
+            ingress: shaper(shaping.ingress),
+            egress: shaper(shaping.egress),
+        }
+    }
+
+    /// The shaper of a direction, if that is limited.
+    #[inline]
+    pub(crate) fn get(&self, direction: Direction) -> Option<&Shaper> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
+        }
+    }
+
+    /// The same, to be used.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, direction: Direction) -> Option<&mut Shaper> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref_mut(),
+            Direction::Egress => self.egress.as_deref_mut(),
+        }
+    }
+
+    /// Has the limits of `other`. Gives what is not needed any more, with the
+    /// frames that waited where there is no limit now.
+    pub(crate) fn change(&mut self, mut other: Self, now: Nanos) -> Self {
+        let pairs = [
+            (&mut self.ingress, &mut other.ingress),
+            (&mut self.egress, &mut other.egress),
+        ];
+        for (own, new) in pairs {
+            match (own.as_deref_mut(), new.as_deref_mut()) {
+                (Some(own), Some(new)) => own.adopt(new, now),
+                _ => std::mem::swap(own, new),
+            }
+        }
+        other
+    }
+
+    /// The chunks that wait.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.all().map(Shaper::chunks).sum()
+    }
+
+    /// How many frames were marked instead of dropped.
+    pub(crate) fn marks(&self) -> u64 {
+        self.all().map(Shaper::marks).sum()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Shaper> {
+        Direction::ALL
+            .into_iter()
+            .filter_map(|direction| self.get(direction))
+    }
+}
