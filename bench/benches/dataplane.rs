@@ -9,12 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sluice_dataplane::xsk::BATCH_SIZE;
 
 /// Times `run` alone, not what has to be prepared for it.
-fn timed<T>(
-    what: &mut T,
-    times: u64,
-    prepare: impl Fn(&mut T),
-    run: impl Fn(&mut T),
-) -> Duration {
+fn timed<T>(what: &mut T, times: u64, prepare: impl Fn(&mut T), run: impl Fn(&mut T)) -> Duration {
     let mut sum = Duration::ZERO;
     for _ in 0..times {
         prepare(what);
@@ -35,7 +30,12 @@ fn dataplane(criterion: &mut Criterion) {
     let mut rings = work::Rings::new();
     group.bench_function("rings", |bencher| {
         bencher.iter_custom(|times| {
-            timed(&mut rings, times, work::Rings::prepare, work::Rings::move_batch)
+            timed(
+                &mut rings,
+                times,
+                work::Rings::prepare,
+                work::Rings::move_batch,
+            )
         });
     });
     let mut pods = work::Pods::new();

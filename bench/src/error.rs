@@ -4,12 +4,17 @@ use std::io;
 
 use sluice_link::LinkError;
 
+use crate::topology::TopologyError;
+
 /// Why a measurement could not be made. What was measured is never an error.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
     /// A namespace, an interface, an address.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A node to measure on.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
     /// The kernel refused something else.
     #[error("{operation} {object}: {cause}")]
     System {
@@ -35,14 +40,6 @@ pub(crate) enum BenchError {
     /// What was asked for cannot be done; the text says what can.
     #[error("{0}")]
     Refused(String),
-    /// A program that was run did not do what it should.
-    #[error("{command}: {cause}")]
-    Command {
-        /// The program with its arguments.
-        command: String,
-        /// Its exit status and what it printed.
-        cause: String,
-    },
 }
 
 impl BenchError {

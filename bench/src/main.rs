@@ -9,6 +9,7 @@ mod clock;
 mod compare;
 mod cores;
 mod error;
+mod node;
 mod pktgen;
 mod report;
 mod rfc2544;
@@ -30,6 +31,8 @@ enum Command {
     Pktgen(pktgen::Args),
     /// Measure throughput, latency, loss and back-to-back frames (RFC 2544).
     Rfc2544(rfc2544::Args),
+    /// Set up a node with pods, and run a command on it.
+    Node(node::Args),
     /// Measure Sluice beside other pod networks, interleaved, in one run.
     Compare(compare::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Pktgen(args) => pktgen::run(&args),
         Command::Rfc2544(args) => rfc2544::run(&args),
+        Command::Node(args) => node::run(&args),
         Command::Compare(args) => compare::run(&args),
     };
     match done {

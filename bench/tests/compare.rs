@@ -72,7 +72,10 @@ fn a_tiny_run_writes_all_its_forms_and_leaves_nothing() {
             let median = arm["medians"][plotted].as_f64();
             assert!(median.is_some_and(|value| value > 0.0), "{arm}");
             let cores = arm["samples"][0]["cores"].as_array().unwrap();
-            assert!(cores.iter().all(|time| time.as_f64().unwrap() > 0.0), "{arm}");
+            assert!(
+                cores.iter().all(|time| time.as_f64().unwrap() > 0.0),
+                "{arm}"
+            );
         }
         assert_ne!(case["comparisons"].as_array().unwrap().len(), 0);
     }
@@ -92,10 +95,7 @@ fn a_tiny_run_writes_all_its_forms_and_leaves_nothing() {
 fn an_interrupted_run_leaves_nothing() {
     let mut command = compare();
     command.args(["--cases", "udp-hostport", "--pairs", "400"]);
-    let mut child = command
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
     let pid = child.id();
     let daemon = format!("/run/sluice-bench-{pid}-0/run/sluiced.sock");
     let start = Instant::now();
@@ -113,5 +113,9 @@ fn an_interrupted_run_leaves_nothing() {
 fn an_unknown_case_is_an_error_that_names_it() {
     let output = compare().args(["--cases", "upd"]).output().unwrap();
     assert!(!output.status.success());
-    assert!(said(&output).contains("there is no case \"upd\""), "{}", said(&output));
+    assert!(
+        said(&output).contains("there is no case \"upd\""),
+        "{}",
+        said(&output)
+    );
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
-use super::cases::{self, Case};
+use super::cases::Case;
 use super::run::Plan;
 use super::sample::MOST_ROUNDS;
-use super::{evaluate, goals, machine};
+use super::{catalogue, evaluate, goals, machine};
 use crate::cores;
 use crate::report::{FORMAT, Report, html, markdown};
 use crate::topology::{Tools, TopologyError, interrupt, remove_leftovers};
@@ -39,7 +39,13 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
     /// The sender's CPU, and that of the receiver and of what forwards.
-    #[arg(long, value_name = "A,B", value_delimiter = ',', num_args = 2, default_value = "0,1")]
+    #[arg(
+        long,
+        value_name = "A,B",
+        value_delimiter = ',',
+        num_args = 2,
+        default_value = "0,1"
+    )]
     cpus: Vec<usize>,
     /// Where sluice and sluiced are, if not beside this program.
     #[arg(long, value_name = "DIR")]
@@ -164,36 +170,22 @@ impl Args {
         if first == second {
             return Err(format!("--cpus takes two different CPUs, not {first} twice").into());
         }
-        let binaries = match &self.binaries {
-            Some(folder) => folder.clone(),
-            None => beside_this_program()?,
-        };
         Ok(Plan {
             cases: self.selected()?,
             pairs: self.pairs.unwrap_or(pairs),
             time: Duration::from_secs_f64(self.seconds.unwrap_or(seconds)),
             cpus: [first, second],
-            tools: Tools {
-                binaries,
-                cni_path: self.cni_path.clone(),
-                worker_cpu: second,
-            },
+            tools: Tools::find(self.binaries.as_deref(), &self.cni_path, second)?,
         })
     }
 
     fn selected(&self) -> Result<Vec<Case>, String> {
         if let Some(ids) = &self.cases {
-            return cases::named(ids)
+            return catalogue::named(ids)
                 .map_err(|id| format!("there is no case {id:?}: see --list"));
         }
-        let mut all = cases::all();
+        let mut all = catalogue::all();
         all.retain(|case| case.is_quick || !self.quick);
         Ok(all)
     }
-}
-
-fn beside_this_program() -> Result<PathBuf, TopologyError> {
-    let refused = |error| TopologyError::refused("find", "the folder of this program", error);
-    let own = std::env::current_exe().map_err(refused)?;
-    Ok(own.parent().map(Path::to_owned).unwrap_or_default())
 }

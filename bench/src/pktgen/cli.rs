@@ -18,6 +18,7 @@ use super::send::{SendBy, SendSpec, send};
 use super::sink::{SinkBy, SinkSpec, Watch, receive};
 use super::size::Sizes;
 use super::trial::{Place, Progress, Trial, netns_path};
+use crate::topology::interrupt;
 
 /// Generate packets and count what arrives.
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,8 @@ enum Command {
     Pair(Pair),
     /// A generator alone.
     Send(Send),
-    /// A sink alone, for a time or until nothing has come for a while.
+    /// A sink alone: for a time, until nothing has come for a while, or until
+    /// SIGINT. It says "ready" on stderr when packets may be sent.
     Receive(Receive),
 }
 
@@ -254,6 +256,7 @@ fn run_receive(args: &Receive) -> Result<(), Box<dyn Error>> {
         flows: args.flows,
         by: args.by,
     };
+    interrupt::watch()?;
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let received = thread::scope(|scope| {
         scope.spawn(|| stop_when_idle(args, &count, &stop));
@@ -276,11 +279,12 @@ fn run_receive(args: &Receive) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Sets `stop` when the time is over, or nothing has come for a while.
+/// Sets `stop` when the time is over, nothing has come for a while, or SIGINT
+/// came.
 fn stop_when_idle(args: &Receive, count: &AtomicU64, stop: &AtomicBool) {
     let end = Instant::now() + Duration::from_secs_f64(args.seconds);
     let mut last = (0, Instant::now());
-    while Instant::now() < end && !stop.load(Ordering::Relaxed) {
+    while Instant::now() < end && !stop.load(Ordering::Relaxed) && !interrupt::is_set() {
         thread::sleep(Duration::from_millis(20));
         let seen = count.load(Ordering::Relaxed);
         if seen != last.0 {

@@ -115,7 +115,8 @@ impl Trial {
                 let ready = ready;
                 self.to.run(|| {
                     let mut watch = Watch {
-                        ready: &mut || drop(ready.send(())),
+                        // Who is not there any more need not know.
+                        ready: &mut || _ = ready.send(()),
                         stop: &stop,
                         progress: &progress.received,
                     };

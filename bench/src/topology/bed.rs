@@ -3,6 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
+use nix::sys::signal::Signal;
+use sluice_control::{AttachmentId, LimitChange};
+
 use super::chain::list;
 use super::daemon;
 use super::floor::Floor;
@@ -98,8 +101,7 @@ pub(crate) struct Bed {
     engine: Engine,
     pub(crate) client: Pod,
     pub(crate) server: Pod,
-    /// Kept for their interfaces.
-    _others: Vec<Pod>,
+    others: Vec<Pod>,
     /// How to attach more pods, if plugins do that.
     list: Option<List>,
     site: Site,
@@ -156,7 +158,7 @@ impl Bed {
             engine,
             client,
             server,
-            _others: vec![],
+            others: vec![],
             list: None,
             site,
         }
@@ -202,7 +204,7 @@ impl Bed {
             engine,
             client,
             server,
-            _others: others,
+            others,
             list: Some(list),
             site,
         })
@@ -234,6 +236,43 @@ impl Bed {
         }
     }
 
+    /// The pods beside the client and the server.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Pod> {
+        self.others.iter()
+    }
+
+    /// Ends the daemon by a signal, and starts it again: until it answers.
+    ///
+    /// # Errors
+    /// There is no daemon of ours, or it does not start.
+    pub(crate) fn restart(&mut self, tools: &Tools, signal: Signal) -> Result<(), TopologyError> {
+        let (Engine::Daemon(daemon), Some(list)) = (&self.engine, &self.list) else {
+            return Err(no_daemon());
+        };
+        daemon.signal(signal);
+        // Dropping it waits for its end.
+        self.engine = Engine::Kernel;
+        self.engine = Engine::Daemon(daemon::start(&self.site, tools, &list.plugins[0])?);
+        Ok(())
+    }
+
+    /// Changes the server's limits in both directions.
+    ///
+    /// # Errors
+    /// There is no daemon of ours, or it refuses.
+    pub(crate) fn set_limits(&self, change: LimitChange) -> Result<(), TopologyError> {
+        let (Engine::Daemon(_), Some(list)) = (&self.engine, &self.list) else {
+            return Err(no_daemon());
+        };
+        let server = AttachmentId {
+            network: list.name.to_owned(),
+            container_id: self.server.space.name().to_owned(),
+            ifname: "eth0".to_owned(),
+        };
+        daemon::client(&self.site).set_shaping(server, Some(change), Some(change))?;
+        Ok(())
+    }
+
     /// A namespace for one more pod.
     ///
     /// # Errors
@@ -252,7 +291,12 @@ impl Bed {
         let (ip, port) = (SERVICE.ip(), SERVICE.port());
         let server = self.server.address;
         let iptables = |rule: &str| self.node().exec(&format!("iptables -w -t nat {rule}"));
-        for chain in ["KUBE-SERVICES", "KUBE-SVC-BENCH", "KUBE-SEP-BENCH", "KUBE-MARK-MASQ"] {
+        for chain in [
+            "KUBE-SERVICES",
+            "KUBE-SVC-BENCH",
+            "KUBE-SEP-BENCH",
+            "KUBE-MARK-MASQ",
+        ] {
             iptables(&format!("-N {chain}"))?;
         }
         iptables("-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000")?;
@@ -272,6 +316,10 @@ impl Bed {
         iptables("-A KUBE-SVC-BENCH -j KUBE-SEP-BENCH")?;
         Ok(())
     }
+}
+
+fn no_daemon() -> TopologyError {
+    TopologyError::Missing("this design has no sluiced that could be changed".into())
 }
 
 /// Gives a container the next hundred hostPorts, if so many are left.

@@ -27,6 +27,30 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
+    /// Our binaries in `binaries`, or else beside this program.
+    ///
+    /// # Errors
+    /// The kernel does not tell where this program is.
+    pub(crate) fn find(
+        binaries: Option<&Path>,
+        cni_path: &Path,
+        worker_cpu: usize,
+    ) -> Result<Self, TopologyError> {
+        let refused = |error| TopologyError::refused("find", "the folder of this program", error);
+        let binaries = match binaries {
+            Some(folder) => folder.to_owned(),
+            None => {
+                let own = std::env::current_exe().map_err(refused)?;
+                own.parent().map(Path::to_owned).unwrap_or_default()
+            }
+        };
+        Ok(Self {
+            binaries,
+            cni_path: cni_path.to_owned(),
+            worker_cpu,
+        })
+    }
+
     /// # Errors
     /// A program is missing.
     pub(crate) fn check(&self) -> Result<(), TopologyError> {
@@ -49,16 +73,12 @@ impl Tools {
 }
 
 const BUILD: &str = "cargo build --release, or say where it is by --binaries";
-const INSTALL: &str = "apt-get install containernetworking-plugins, or say where it is by --cni-path";
+const INSTALL: &str =
+    "apt-get install containernetworking-plugins, or say where it is by --cni-path";
 
 /// The list of plugins that gives a node's pods what a case needs. `None` for
 /// a design that is none.
-pub(super) fn list(
-    site: &Site,
-    tools: &Tools,
-    design: Design,
-    feature: Feature,
-) -> Option<List> {
+pub(super) fn list(site: &Site, tools: &Tools, design: Design, feature: Feature) -> Option<List> {
     let folder = site.folder.path();
     let mut plugins = match design {
         Design::Sluice => vec![sluice(site, tools, feature)],

@@ -2,7 +2,10 @@
 //! reads the first cache line of each frame and moves it to the other port. It
 //! takes what is for the pods' port only: both know each other's MAC address.
 
-#![allow(unsafe_code, reason = "xsk-rs leaves it to its caller that frames are the UMEM's own")]
+#![allow(
+    unsafe_code,
+    reason = "xsk-rs leaves it to its caller that frames are the UMEM's own"
+)]
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
@@ -13,9 +16,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::{hint, io, iter, ptr};
 
-use xsk_rs::config::{
-    BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
-};
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
@@ -158,7 +159,10 @@ impl Wires {
             unsafe { port.fill.produce(&own[..FILL]) };
             Ok(port)
         };
-        let ports = [open(names[0]).map_err(refused)?, open(names[1]).map_err(refused)?];
+        let ports = [
+            open(names[0]).map_err(refused)?,
+            open(names[1]).map_err(refused)?,
+        ];
         let batch = frames[..BATCH].to_vec();
         Ok(Self { umem, ports, batch })
     }

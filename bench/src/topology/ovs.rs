@@ -32,7 +32,11 @@ impl Ovs {
     /// # Errors
     /// OVS is not installed, or does not start.
     pub(super) fn start(site: &Site, cpu: usize) -> Result<Self, TopologyError> {
-        if !DAEMONS.iter().chain(&[SCHEMA]).all(|file| Path::new(file).exists()) {
+        if !DAEMONS
+            .iter()
+            .chain(&[SCHEMA])
+            .all(|file| Path::new(file).exists())
+        {
             return Err(TopologyError::Missing(
                 "Open vSwitch is not installed (Debian: apt-get install openvswitch-switch)".into(),
             ));

@@ -48,9 +48,9 @@ impl Container {
     /// The same with a hostPort that leads to a port of its own.
     #[must_use]
     pub(crate) fn mapped(mut self, host_port: u16, port: u16, protocols: &[&str]) -> Self {
-        self.mappings.extend(protocols.iter().map(|protocol| {
-            json!({"hostPort": host_port, "containerPort": port, "protocol": protocol})
-        }));
+        self.mappings.extend(protocols.iter().map(
+            |protocol| json!({"hostPort": host_port, "containerPort": port, "protocol": protocol}),
+        ));
         self
     }
 }

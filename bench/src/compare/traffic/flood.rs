@@ -60,7 +60,10 @@ pub(crate) fn flood_into_sink(
         &progress,
         vec![
             (talk.receiver_cpu, Box::new(follow)),
-            (talk.sender_cpu, Box::new(|| send_segments(&client, &progress))),
+            (
+                talk.sender_cpu,
+                Box::new(|| send_segments(&client, &progress)),
+            ),
         ],
     )?;
     Ok(meter.packets())
