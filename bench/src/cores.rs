@@ -2,7 +2,7 @@
 
 use std::hint;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -31,21 +31,21 @@ pub(crate) fn pin(cpu: usize) -> io::Result<()> {
 /// # Errors
 /// As [`pin`], or there is no thread to be had.
 pub(crate) fn round_trip(cpus: [usize; 2]) -> io::Result<f64> {
-    let line = Line(AtomicU32::new(0));
+    let line = Line::default();
     thread::scope(|scope| {
         let other = thread::Builder::new().spawn_scoped(scope, || {
-            pin(cpus[1]).inspect_err(|_| line.0.store(GIVEN_UP, Ordering::Release))?;
+            pin(cpus[1]).inspect_err(|_| line.give_up())?;
             line.answer();
             io::Result::Ok(())
         })?;
         let asked = thread::Builder::new().spawn_scoped(scope, || {
-            pin(cpus[0]).inspect_err(|_| line.0.store(GIVEN_UP, Ordering::Release))?;
+            pin(cpus[0]).inspect_err(|_| line.give_up())?;
             Ok(line.ask())
         });
         let asked = match asked {
             Ok(asked) => joined(asked),
             Err(error) => {
-                line.0.store(GIVEN_UP, Ordering::Release);
+                line.give_up();
                 Err(error)
             }
         };
@@ -59,21 +59,31 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<
     thread.join().unwrap_or_else(panicked)
 }
 
-/// In place of a count: the other side has gone.
-const GIVEN_UP: u32 = u32::MAX;
-
 /// A counter alone on its cache line. The asker makes it odd, the other side even.
+#[derive(Default)]
 #[repr(align(128))]
-struct Line(AtomicU32);
+struct Line {
+    count: AtomicU32,
+    /// Only ever written if a side cannot go on.
+    given_up: Apart,
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart(AtomicBool);
 
 impl Line {
+    fn give_up(&self) {
+        self.given_up.0.store(true, Ordering::Relaxed);
+    }
+
     fn ask(&self) -> f64 {
         let mut next = 0;
         let mut times = [0.0; REPEATS as usize];
         for time in &mut times {
             let start = Instant::now();
             for _ in 0..ROUNDS {
-                self.0.store(next + 1, Ordering::Release);
+                self.count.store(next + 1, Ordering::Release);
                 next += 2;
                 if !self.wait_for(next) {
                     return f64::NAN;
@@ -89,18 +99,20 @@ impl Line {
             if !self.wait_for(count) {
                 return;
             }
-            self.0.store(count + 1, Ordering::Release);
+            self.count.store(count + 1, Ordering::Release);
         }
     }
 
     /// Whether the count came, or the other side gave up.
     fn wait_for(&self, count: u32) -> bool {
         loop {
-            match self.0.load(Ordering::Acquire) {
-                GIVEN_UP => return false,
-                found if found == count => return true,
-                _ => hint::spin_loop(),
+            if self.count.load(Ordering::Acquire) == count {
+                return true;
             }
+            if self.given_up.0.load(Ordering::Relaxed) {
+                return false;
+            }
+            hint::spin_loop();
         }
     }
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
-use super::cases::{self, Case};
+use super::cases::Case;
 use super::run::Plan;
 use super::sample::MOST_ROUNDS;
-use super::{evaluate, goals, machine};
+use super::{catalogue, evaluate, goals, machine};
 use crate::cores;
 use crate::report::{FORMAT, Report, html, markdown};
 use crate::topology::{Tools, TopologyError, interrupt, remove_leftovers};
@@ -181,9 +181,10 @@ impl Args {
 
     fn selected(&self) -> Result<Vec<Case>, String> {
         if let Some(ids) = &self.cases {
-            return cases::named(ids).map_err(|id| format!("there is no case {id:?}: see --list"));
+            return catalogue::named(ids)
+                .map_err(|id| format!("there is no case {id:?}: see --list"));
         }
-        let mut all = cases::all();
+        let mut all = catalogue::all();
         all.retain(|case| case.is_quick || !self.quick);
         Ok(all)
     }

@@ -216,7 +216,7 @@ fn absolute(arm: &ArmReport, measure: Measure) -> Option<Measured> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::cases;
+    use crate::compare::catalogue;
 
     fn sample(round: u32, cores: [f64; 2], received: f64) -> Sample {
         Sample {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn of(id: &str) -> Case {
-        cases::named(&[id.to_owned()]).unwrap().remove(0)
+        catalogue::named(&[id.to_owned()]).unwrap().remove(0)
     }
 
     /// Sluice, `bridge + portmap`, and the same together.

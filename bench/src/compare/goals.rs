@@ -77,7 +77,7 @@ pub(crate) fn all() -> Result<Vec<Goal>, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::cases;
+    use crate::compare::{cases, catalogue};
 
     fn measured(low: f64, value: f64, high: f64) -> Estimate {
         Estimate {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn every_goal_has_its_case_and_arms() {
-        let cases = cases::all();
+        let cases = catalogue::all();
         for goal in all().unwrap() {
             let case = cases.iter().find(|case| case.id == goal.case);
             let labels: Vec<_> = case

@@ -56,6 +56,10 @@ fn versions(tools: &Tools) -> BTreeMap<String, String> {
             ),
         ),
         ("reference plugins", output(&bridge, &[])),
+        (
+            "their package",
+            output("dpkg-query", &["-W", "containernetworking-plugins"]),
+        ),
         ("iptables", output("iptables", &["--version"])),
         (
             "Open vSwitch",

@@ -97,7 +97,21 @@ impl Measure {
 
     /// Whether designs are compared by it; the others explain.
     pub(crate) fn is_compared(self) -> bool {
-        !matches!(self, Self::Sent | Self::BusyCores | Self::IdleCpu)
+        match self {
+            Self::Received
+            | Self::Throughput
+            | Self::P50
+            | Self::P99
+            | Self::AddP50
+            | Self::AddP99
+            | Self::DelP50
+            | Self::DelP99 => true,
+            Self::Sent
+            | Self::ReceivedPerCore
+            | Self::CpuPerGigabyte
+            | Self::BusyCores
+            | Self::IdleCpu => false,
+        }
     }
 
     /// The percentile that is taken of all rounds' values together, where one

@@ -3,6 +3,7 @@
 
 mod args;
 mod cases;
+mod catalogue;
 mod cpu;
 mod evaluate;
 mod goals;

@@ -3,6 +3,8 @@
 mod html;
 mod markdown;
 mod plot;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

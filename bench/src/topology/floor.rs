@@ -1,5 +1,6 @@
 //! The floor: the least that any forwarder on AF_XDP sockets must do. A loop
-//! reads the first cache line of each frame and moves it to the other port.
+//! reads the first cache line of each frame and moves it to the other port. It
+//! takes what is for the pods' port only: both know each other's MAC address.
 
 #![allow(
     unsafe_code,
@@ -13,16 +14,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::{hint, io, ptr};
+use std::{hint, io, iter, ptr};
 
-use xsk_rs::config::{BindFlags, Interface, QueueSize, SocketConfig, UmemConfig, XdpFlags};
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
 use super::ovs::wire;
 use super::site::Site;
-use super::{Pod, Space, TopologyError};
+use super::{POD_PORT, Pod, Space, TopologyError};
 use crate::cores;
+use crate::xdp::SinkProgram;
 
 /// Frames a turn and port, as sluiced takes.
 const BATCH: usize = 64;
@@ -68,8 +70,6 @@ impl Floor {
             spaces[own].exec(&format!(
                 "ip neigh replace {address} lladdr {mac} dev eth0 nud permanent"
             ))?;
-            // Nobody completes checksums.
-            spaces[own].exec("ethtool -K eth0 tx off")?;
         }
         let wires = site.node.run(|| Wires::open(ports))??;
         let floor = Self::run(wires, cpu)?;
@@ -134,6 +134,8 @@ struct Wires {
 }
 
 struct Port {
+    /// Hands the port's frames to the socket.
+    _program: SinkProgram,
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
@@ -187,7 +189,7 @@ impl Port {
         let config = SocketConfig::builder()
             .rx_queue_size(size)
             .tx_queue_size(size)
-            .xdp_flags(XdpFlags::XDP_FLAGS_DRV_MODE)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let interface: Interface = name.parse().map_err(io::Error::other)?;
@@ -197,7 +199,10 @@ impl Port {
         let (fill, completion) =
             rings.ok_or_else(|| io::Error::other("the interface is bound already"))?;
         raise_budget(tx.fd().as_raw_fd());
+        let socket = iter::once(rx.fd().as_raw_fd());
+        let program = SinkProgram::receive(name, POD_PORT, socket);
         Ok(Self {
+            _program: program.map_err(io::Error::other)?,
             rx,
             tx,
             fill,

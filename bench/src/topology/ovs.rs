@@ -73,7 +73,6 @@ impl Ovs {
             "ovs-vswitchd",
             &site.node,
             &[
-                "env",
                 &format!("OVS_RUNDIR={}", folder.display()),
                 switch,
                 &format!("unix:{}", socket.display()),

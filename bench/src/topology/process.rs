@@ -37,6 +37,8 @@ impl Process {
         let child = space
             .command("setpriv")
             .args(["--pdeathsig", "KILL"])
+            // What we have blocked to watch for it is blocked for children, too.
+            .args(["env", "--default-signal=INT,TERM,HUP"])
             .args(words)
             .process_group(0)
             .stdin(Stdio::null())

@@ -39,9 +39,11 @@ pub(super) fn ports(wiring: &Wiring, book: &Book, uplink: &str) -> Value {
     host.chain(pods).chain(uplink).collect()
 }
 
-/// What the kernel offers, and how hostPorts are served from outside.
+/// What the kernel offers, whether that is enough to merge TCP segments, and how
+/// hostPorts are served from outside.
 pub(super) fn kernel(report: &Report, uplink: &uplink::State) -> Value {
     let mut answer = json!(report);
+    answer["gro"] = json!(report.features().can_merge());
     answer["uplink"] = json!(uplink);
     answer
 }
@@ -61,6 +63,7 @@ fn pod(entry: &Entry) -> Value {
     row["frame_mtu"] = json!(attachment.frame_mtu());
     row["shaping"] = json!(attachment.shaping);
     row["ip_masq"] = json!(attachment.ip_masq);
+    row["gro"] = json!(attachment.gro);
     row
 }
 
@@ -151,10 +154,12 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let unaccounted = i128::from(worker.chunks)
         - i128::from(worker.free_chunks)
         - i128::from(fill)
-        - i128::from(tx);
+        - i128::from(tx)
+        - i128::from(worker.held_chunks);
     json!({
         "ports": ports.len(),
         "worker": worker,
+        "merged_frames": sum(&|port| port.merged_frames.get()),
         "drops": drops.collect::<Value>(),
         "xdp_statistics": total(ports.iter().filter_map(|port| port.socket.statistics())),
         "chunks": {
@@ -162,6 +167,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
             "free": worker.free_chunks,
             "fill": fill,
             "tx": tx,
+            "held": worker.held_chunks,
             "unaccounted": unaccounted,
         },
     })

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, recvmmsg, sendmmsg, sendmsg};
 
 use super::{Meter, Progress, Talk, Values};
 use crate::topology::TopologyError;
@@ -34,6 +34,8 @@ pub(crate) fn flood(talk: &Talk<'_>) -> Result<Values, TopologyError> {
 }
 
 /// UDP from an application to `arrived`, which says how much has been counted.
+/// The kernel cuts the frames (UDP_SEGMENT): an application that sends each by
+/// itself is slower than what forwards, and would be what is measured.
 ///
 /// # Errors
 /// As [`flood`].
@@ -58,10 +60,42 @@ pub(crate) fn flood_into_sink(
         &progress,
         vec![
             (talk.receiver_cpu, Box::new(follow)),
-            (talk.sender_cpu, Box::new(|| send(&client, &progress))),
+            (
+                talk.sender_cpu,
+                Box::new(|| send_segments(&client, &progress)),
+            ),
         ],
     )?;
     Ok(meter.packets())
+}
+
+fn send_segments(socket: &UdpSocket, progress: &Progress) -> io::Result<()> {
+    let payload = [0x5a; PAYLOAD * BATCH];
+    let size = PAYLOAD as u16;
+    let segments = [ControlMessage::UdpGsoSegments(&size)];
+    while !progress.is_over() {
+        let sent = sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(&payload)],
+            &segments,
+            MsgFlags::empty(),
+            None,
+        );
+        match sent {
+            Ok(length) => progress.sent.add((length / PAYLOAD) as u64),
+            Err(errno) if is_passing(errno) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The interface's queue is full, or nobody listens yet or any more.
+fn is_passing(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED | Errno::EINTR
+    )
 }
 
 fn send(socket: &UdpSocket, progress: &Progress) -> io::Result<()> {
@@ -80,8 +114,7 @@ fn send(socket: &UdpSocket, progress: &Progress) -> io::Result<()> {
         );
         match sent {
             Ok(results) => progress.sent.add(results.count() as u64),
-            // The interface's queue is full, or nobody listens yet or any more.
-            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED | Errno::EINTR) => {}
+            Err(errno) if is_passing(errno) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
