@@ -32,10 +32,6 @@ pub(crate) fn doze_until(then: u64) {
 }
 
 /// A number of nanoseconds in seconds.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "53 bits of nanoseconds are 104 days"
-)]
 pub(crate) fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }

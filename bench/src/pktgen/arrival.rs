@@ -1,6 +1,6 @@
 //! What arrived at a raw socket: a packet of ours, whole or not.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::packet::checksum::{self, Sum};
 
@@ -33,19 +33,21 @@ impl Arrival {
 /// packet are Ethernet's padding.
 fn payload(frame: &[u8]) -> Option<&[u8]> {
     let (ethernet, packet) = frame.split_at_checked(14)?;
-    let (pseudo, protocol, segment): (fn(&[u8], u8, u32) -> Sum, _, _) = match ethernet[12..] {
+    let (source, destination, protocol, segment): (IpAddr, IpAddr, _, _) = match ethernet[12..] {
         [0x08, 0x00] => {
-            let (header, _) = packet.split_at_checked(20)?;
+            let (header, _) = packet.split_first_chunk::<20>()?;
             let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
             if header[0] != 0x45 || checksum::of(header) != 0 {
                 return None;
             }
-            (pseudo_v4, header[9], packet.get(20..length)?)
+            let (source, destination) = (v4(header, 12)?, v4(header, 16)?);
+            (source, destination, header[9], packet.get(20..length)?)
         }
         [0x86, 0xdd] => {
-            let (header, rest) = packet.split_at_checked(40)?;
+            let (header, rest) = packet.split_first_chunk::<40>()?;
             let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-            (pseudo_v6, header[6], rest.get(..length)?)
+            let (source, destination) = (v6(header, 8)?, v6(header, 24)?);
+            (source, destination, header[6], rest.get(..length)?)
         }
         _ => return None,
     };
@@ -56,7 +58,8 @@ fn payload(frame: &[u8]) -> Option<&[u8]> {
     };
     let payload = segment.get(offset..)?;
     let field = segment.get(at..at + 2)?;
-    let pseudo = pseudo(packet, protocol, u32::try_from(segment.len()).ok()?);
+    let length = u32::try_from(segment.len()).ok()?;
+    let pseudo = Sum::pseudo_header(source, destination, protocol, length);
     let mut sum = pseudo;
     sum.add(segment);
     let is_right = sum.finish() == 0;
@@ -64,21 +67,14 @@ fn payload(frame: &[u8]) -> Option<&[u8]> {
     (is_right || is_partial).then_some(payload)
 }
 
-fn pseudo_v4(packet: &[u8], protocol: u8, length: u32) -> Sum {
-    let address = |at: usize| {
-        let bytes = [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
-        Ipv4Addr::from(bytes).into()
-    };
-    Sum::pseudo_header(address(12), address(16), protocol, length)
+fn v4(header: &[u8], at: usize) -> Option<IpAddr> {
+    let bytes = header.get(at..)?.first_chunk::<4>()?;
+    Some(Ipv4Addr::from(*bytes).into())
 }
 
-fn pseudo_v6(packet: &[u8], protocol: u8, length: u32) -> Sum {
-    let address = |at: usize| {
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&packet[at..at + 16]);
-        Ipv6Addr::from(bytes).into()
-    };
-    Sum::pseudo_header(address(8), address(24), protocol, length)
+fn v6(header: &[u8], at: usize) -> Option<IpAddr> {
+    let bytes = header.get(at..)?.first_chunk::<16>()?;
+    Some(Ipv6Addr::from(*bytes).into())
 }
 
 #[cfg(test)]
@@ -140,7 +136,8 @@ mod tests {
     #[test]
     fn a_partial_checksum_is_right() {
         let mut frame = frame(false, false, 64);
-        let pseudo = pseudo_v4(&frame[14..], 17, 26).fold();
+        let [source, destination] = ["10.77.0.2", "10.77.0.3"].map(|ip| ip.parse().unwrap());
+        let pseudo = Sum::pseudo_header(source, destination, 17, 26).fold();
         frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
         assert!(matches!(Arrival::of_frame(&frame), Arrival::Whole(_)));
     }

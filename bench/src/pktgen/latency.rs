@@ -61,7 +61,6 @@ impl Delays {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "at most a minute")]
 fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1e3
 }

@@ -67,7 +67,6 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
 }
 
 /// `1.204 Mpps, 578 Mbit/s`
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 fn rates(rate: f64, packets: u64, bytes: u64) -> String {
     let bits = bytes as f64 * 8.0 / packets.max(1) as f64 * rate;
     format!("{}pps, {}bit/s", scaled(rate), scaled(bits))

@@ -204,7 +204,6 @@ fn pump(
 }
 
 /// Packets a second; 0 for no time.
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 pub(crate) fn rate(packets: u64, seconds: f64) -> f64 {
     if seconds > 0.0 {
         packets as f64 / seconds
@@ -217,7 +216,6 @@ pub(crate) fn rate(packets: u64, seconds: f64) -> f64 {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
     reason = "durations are positive; a float saturates as it is cast"
 )]
 pub(crate) fn nanos(seconds: f64) -> u64 {

@@ -87,7 +87,6 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// Lost packets of those sent, from 0 to 1.
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
     pub(crate) fn loss(&self) -> f64 {
         self.lost as f64 / self.sent.packets.max(1) as f64
     }

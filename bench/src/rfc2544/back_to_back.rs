@@ -47,7 +47,6 @@ pub(crate) struct BackToBack {
 /// # Errors
 /// As [`Dut::offer`].
 #[expect(
-    clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "counts of frames are far below 2^53, and not negative"

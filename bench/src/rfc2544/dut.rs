@@ -39,7 +39,6 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Lost frames of those sent, from 0 to 1.
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
     pub(crate) fn loss(&self) -> f64 {
         self.lost as f64 / self.sent.max(1) as f64
     }
@@ -91,9 +90,15 @@ pub(crate) mod simulated {
             };
             let queued = sent * (1.0 - self.capacity / rate);
             let lost = (queued - self.buffer).max(0.0).floor();
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole numbers, and none is negative"
+            )]
+            let count = |frames: f64| frames as u64;
             Ok(Answer {
-                sent: sent as u64,
-                lost: lost as u64,
+                sent: count(sent),
+                lost: count(lost),
                 rate,
                 latency: None,
             })

@@ -127,7 +127,6 @@ pub(crate) fn measure(
 }
 
 /// Seconds of a load of `rate` that `lost` frames are.
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 fn blocked(lost: u64, rate: f64) -> f64 {
     if rate > 0.0 { lost as f64 / rate } else { 0.0 }
 }
