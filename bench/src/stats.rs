@@ -62,14 +62,13 @@ pub(crate) fn paired_ratio(pairs: &[(f64, f64)], seed: u64) -> Option<Estimate> 
     bootstrapped_median(&ratios, seed)
 }
 
+/// What a round has of each side.
+type Pools = (Vec<f64>, Vec<f64>);
+
 /// The ratio of the two pools' percentiles, bootstrapped over the pairs of
 /// pools: for percentiles that one round has too few values for.
-pub(crate) fn pooled_ratio(
-    pairs: &[(Vec<f64>, Vec<f64>)],
-    percent: u8,
-    seed: u64,
-) -> Option<Estimate> {
-    let pooled = |drawn: &[usize], side: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| {
+pub(crate) fn pooled_ratio(pairs: &[Pools], percent: u8, seed: u64) -> Option<Estimate> {
+    let pooled = |drawn: &[usize], side: fn(&Pools) -> &Vec<f64>| {
         let values = drawn.iter().flat_map(|index| side(&pairs[*index]));
         percentile(&values.copied().collect::<Vec<_>>(), percent)
     };

@@ -40,11 +40,6 @@ impl Space {
         path(&self.name)
     }
 
-    /// The namespace itself.
-    pub(crate) fn netns(&self) -> &Netns {
-        &self.netns
-    }
-
     /// A command inside. Not by `ip netns exec`: that makes a mount namespace
     /// too, and hides what is mounted in it.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {

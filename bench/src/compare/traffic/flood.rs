@@ -11,7 +11,8 @@ use super::{Meter, Progress, Talk, Values};
 use crate::topology::TopologyError;
 
 /// Payload of a frame of 64 bytes: 14 Ethernet, 20 IPv4, 8 UDP and 4 FCS more.
-const PAYLOAD: usize = 18;
+const PAYLOAD: usize = SEGMENT as usize;
+const SEGMENT: u16 = 18;
 /// Datagrams a system call.
 const BATCH: usize = 64;
 
@@ -71,8 +72,7 @@ pub(crate) fn flood_into_sink(
 
 fn send_segments(socket: &UdpSocket, progress: &Progress) -> io::Result<()> {
     let payload = [0x5a; PAYLOAD * BATCH];
-    let size = PAYLOAD as u16;
-    let segments = [ControlMessage::UdpGsoSegments(&size)];
+    let segments = [ControlMessage::UdpGsoSegments(&SEGMENT)];
     while !progress.is_over() {
         let sent = sendmsg::<()>(
             socket.as_raw_fd(),

@@ -123,6 +123,9 @@ impl Progress {
     }
 }
 
+/// A CPU, and what to do on it until it is over.
+type Job<'a> = (usize, Box<dyn FnOnce() -> io::Result<()> + Send + 'a>);
+
 /// What happened in the measured time.
 #[derive(Debug, Clone, Copy)]
 struct Meter {
@@ -139,7 +142,7 @@ impl Meter {
     fn run(
         talk: &Talk<'_>,
         progress: &Progress,
-        jobs: Vec<(usize, Box<dyn FnOnce() -> io::Result<()> + Send + '_>)>,
+        jobs: Vec<Job<'_>>,
     ) -> Result<Self, TopologyError> {
         let failed = |error| TopologyError::refused("measure", talk.target.to_string(), error);
         thread::scope(|scope| {

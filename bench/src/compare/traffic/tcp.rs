@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use super::{Meter, Progress, Talk, Values, is_patience};
+use super::{Job, Meter, Progress, Talk, Values, is_patience};
 use crate::topology::TopologyError;
 
 /// What one system call writes or reads at most: as iperf3.
@@ -26,7 +26,7 @@ pub(crate) fn streams(talk: &Talk<'_>, count: u16) -> Result<Values, TopologyErr
         })
         .collect::<Result<_, _>>()?;
     let progress = Progress::default();
-    let mut jobs: Vec<(usize, Box<dyn FnOnce() -> _ + Send + '_>)> = vec![];
+    let mut jobs: Vec<Job<'_>> = vec![];
     for (client, server) in &connections {
         jobs.push((talk.receiver_cpu, Box::new(|| receive(server, &progress))));
         jobs.push((talk.sender_cpu, Box::new(|| send(client, &progress))));
