@@ -114,13 +114,14 @@ enum Test {
 /// until then is written.
 pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     interrupt::watch()?;
-    let worker_cpu = args.cpus.get(1).copied().unwrap_or(0);
-    let tools = args.node.tools(worker_cpu)?;
-    let mut bed = match args.from {
+    let mut node = match args.from {
         Some(_) => None,
-        None => Some(args.node.build(&tools, 0)?),
+        None => {
+            let tools = args.node.tools(args.cpus.get(1).copied().unwrap_or(0))?;
+            Some((args.node.build(&tools, 0)?, tools))
+        }
     };
-    let path = args.path(bed.as_ref())?;
+    let path = args.path(node.as_ref().map(|(bed, _)| bed))?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut report = Report::new(Setup {
         what: args.what(),
@@ -131,7 +132,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         path,
     });
     print!("{}", report.head());
-    let measured = args.measure_all(&mut report, bed.as_mut(), &tools);
+    let measured = args.measure_all(&mut report, node.as_mut());
     if let Some(file) = &args.json {
         write(file, &report)?;
     }
@@ -190,8 +191,7 @@ impl Args {
     fn measure_all(
         &self,
         report: &mut Report,
-        bed: Option<&mut Bed>,
-        tools: &Tools,
+        node: Option<&mut (Bed, Tools)>,
     ) -> Result<(), BenchError> {
         let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
         let bar = ProgressBar::new_spinner().with_style(style.expect("a valid template"));
@@ -204,7 +204,7 @@ impl Args {
             bar.suspend(|| print!("{}", row.lines()));
             report.rows.push(row);
         }
-        if let Some(bed) = bed.filter(|_| self.has(Test::Reconfiguration)) {
+        if let Some((bed, tools)) = node.filter(|_| self.has(Test::Reconfiguration)) {
             // Nobody but ours has a daemon to restart.
             let changes = match self.node.design {
                 DesignName::Sluice => &Change::ALL[..],

@@ -4,5 +4,6 @@
 
 mod faults;
 mod injector;
+mod rfc2544;
 mod rig;
 mod scripts;

@@ -114,8 +114,17 @@ impl Rig {
             format!("10.99.0.2:{PORT}")
         };
         let words = words.split_whitespace().filter(|word| *word != "--v6");
+        self.bench(&["pktgen", "pair", "--json", "--to", &to], words)
+    }
+
+    /// Runs `sluice-bench` between the two namespaces.
+    pub(crate) fn bench<'a>(
+        &self,
+        command: &[&str],
+        words: impl IntoIterator<Item = &'a str>,
+    ) -> Output {
         Command::new(env!("CARGO_BIN_EXE_sluice-bench"))
-            .args(["pktgen", "pair", "--json", "--to", &to])
+            .args(command)
             .args(["--from", &self.from.name, "--into", &self.into.name])
             .args(words)
             .output()
