@@ -39,13 +39,7 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
     /// The sender's CPU, and that of the receiver and of what forwards.
-    #[arg(
-        long,
-        value_name = "A,B",
-        value_delimiter = ',',
-        num_args = 2,
-        default_value = "0,1"
-    )]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', default_value = "0,1")]
     cpus: Vec<usize>,
     /// Where sluice and sluiced are, if not beside this program.
     #[arg(long, value_name = "DIR")]

@@ -85,13 +85,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     drain: f64,
     /// The generator's CPU, and that of the sink and of what forwards.
-    #[arg(
-        long,
-        value_name = "A,B",
-        value_delimiter = ',',
-        num_args = 2,
-        default_value = "0,1"
-    )]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', default_value = "0,1")]
     cpus: Vec<u16>,
     /// Write everything here.
     #[arg(long, value_name = "FILE")]
@@ -113,11 +107,14 @@ enum Test {
 /// Something is missing, was refused, or it was interrupted. What was found
 /// until then is written.
 pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let &[_, worker_cpu] = &args.cpus[..] else {
+        return Err("--cpus takes two CPUs, with a comma between them".into());
+    };
     interrupt::watch()?;
     let mut node = match args.from {
         Some(_) => None,
         None => {
-            let tools = args.node.tools(args.cpus.get(1).copied().unwrap_or(0))?;
+            let tools = args.node.tools(worker_cpu)?;
             Some((args.node.build(&tools, 0)?, tools))
         }
     };
