@@ -55,7 +55,7 @@ impl Measure {
             Self::ReceivedPerCore => "received per busy core",
             Self::Throughput => "throughput",
             Self::CpuPerGigabyte => "CPU time per GB",
-            Self::BusyCores => "busy cores",
+            Self::BusyCores => "busy",
             Self::P50 => "p50",
             Self::P99 => "p99",
             Self::AddP50 => "ADD p50",

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use super::markdown::{number, placement};
 use super::{ArmReport, CaseReport, Distance, GoalRow, Scope};
-use crate::compare::Better;
+use crate::compare::{Better, Verdict};
 
 /// Colours of samples, by how far the cores were from each other.
 pub(super) const NEAR: RGBColor = RGBColor(31, 119, 180);
@@ -52,9 +52,9 @@ pub(super) fn goals(goals: &[GoalRow]) -> Result<Option<String>, Box<dyn Error>>
             )
             .margin(10)
             .x_label_area_size(45)
-            .y_label_area_size(480)
+            .y_label_area_size(500)
             .build_cartesian_2d(
-                ((least / 1.3)..(most * 1.3)).log_scale(),
+                (least.log2() - 0.3)..(most.log2() + 0.3),
                 (0..count).into_segmented(),
             )?;
         chart
@@ -62,16 +62,15 @@ pub(super) fn goals(goals: &[GoalRow]) -> Result<Option<String>, Box<dyn Error>>
             .disable_y_mesh()
             .y_labels(count)
             .y_label_formatter(&|row| label_of(row, count, |row| goal_label(rows[row].0)))
-            .x_label_formatter(&|ratio| number(*ratio))
-            .x_desc("ratio, logarithmic; |: the goal; green: the interval's bad end reaches it")
-            .label_style((FONT, 13))
+            .x_labels(9)
+            .x_max_light_lines(1)
+            .x_label_formatter(&|doublings| number(doublings.exp2()))
+            .x_desc("ratio, logarithmic; upright line: the goal; green: the interval's bad end reaches it")
+            .label_style((FONT, 14))
             .draw()?;
         for (row, (goal, all)) in rows.iter().enumerate() {
-            let at = |ratio: f64| (ratio, SegmentValue::CenterOf(count - 1 - row));
-            let reached = match goal.measure.better() {
-                Better::Higher => all.low >= goal.goal,
-                Better::Lower => all.high <= goal.goal,
-            };
+            let at = |ratio: f64| (ratio.log2(), SegmentValue::CenterOf(count - 1 - row));
+            let reached = matches!(goal.verdict, Some(Verdict::Holds | Verdict::Stretch));
             let colour = if reached { HELD } else { MISSED };
             let line = [at(all.low), at(all.high)];
             chart.draw_series([PathElement::new(line, colour.stroke_width(3))])?;
@@ -126,7 +125,7 @@ pub(super) fn samples(case: &CaseReport) -> Result<Option<String>, Box<dyn Error
             .caption(&case.title, (FONT, 20))
             .margin(10)
             .x_label_area_size(45)
-            .y_label_area_size(300)
+            .y_label_area_size(290)
             .build_cartesian_2d(0.0..most * 1.05, (0..count).into_segmented())?;
         chart
             .configure_mesh()
@@ -138,9 +137,10 @@ pub(super) fn samples(case: &CaseReport) -> Result<Option<String>, Box<dyn Error
                     format!("{} ({})", arm.label, placement(arm.placement))
                 })
             })
+            .x_max_light_lines(1)
             .x_label_formatter(&|value| number(*value))
             .x_desc(format!("{name}, {unit} ({better})"))
-            .label_style((FONT, 13))
+            .label_style((FONT, 14))
             .draw()?;
         for (row, arm) in arms.iter().enumerate() {
             let place = count - 1 - row;

@@ -18,16 +18,22 @@ use crate::topology::TopologyError;
 pub(crate) fn udp_echo(talk: &Talk<'_>) -> Result<Values, TopologyError> {
     let (server, client) = (talk.udp_server()?, talk.udp_client()?);
     let answer = |progress: &Progress| answer_datagrams(&server, progress);
+    let mut number = 0_u8;
     ask(talk, answer, || {
-        let mut buffer = [0; 1];
-        loop {
-            client.send(&[0x5a])?;
+        // Each question has a number: an answer that comes late is no other's.
+        number = number.wrapping_add(1);
+        let mut buffer = [!number];
+        client.send(&[number])?;
+        while buffer != [number] {
             match client.recv(&mut buffer) {
-                Ok(_) => return Ok(()),
-                Err(error) if is_patience(&error) => {}
+                Ok(_) => {}
+                Err(error) if is_patience(&error) => {
+                    client.send(&[number])?;
+                }
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     })
 }
 
