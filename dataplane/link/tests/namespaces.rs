@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde_json::Value;
 use sluice_link::features::{self, Feature};
 use sluice_link::{AddressOptions, Hop, Netlink, Netns, Route, VethPair, VethPeer, sysctl};
@@ -323,7 +324,7 @@ fn only_the_namespaces_own_addresses_are_delivered() {
             no_dad: own.contains(':'),
             ..AddressOptions::default()
         };
-        let own: ipnet::IpNet = own.parse().unwrap();
+        let own: IpNet = own.parse().unwrap();
         netlink.add_address(index, own, options).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !netlink.delivers(own.addr()).unwrap() {
@@ -353,6 +354,40 @@ fn neighbours_are_permanent_and_replaceable() {
         let seen = space.ip(&["neighbour", "show", "to", address, "dev", "near0"]);
         assert_eq!(seen[0]["lladdr"], "02:53:00:00:00:01");
         assert_eq!(seen[0]["state"][0], "PERMANENT");
+        assert_eq!(netlink.neighbour(index, ip).unwrap(), Some(NEAR));
+        assert_eq!(netlink.neighbour(index + 1, ip).unwrap(), None);
+    }
+}
+
+#[test]
+fn the_next_hop_is_the_gateway_or_the_address_itself() {
+    let (_space, netlink, index) = wired();
+    for (address, link, gateway, beyond) in [
+        ("192.0.2.1/24", "192.0.2.9", "192.0.2.2", "203.0.113.1"),
+        (
+            "2001:db8::1/64",
+            "2001:db8::9",
+            "2001:db8::2",
+            "2001:db8:9::1",
+        ),
+    ] {
+        let options = AddressOptions {
+            no_dad: true,
+            ..AddressOptions::default()
+        };
+        netlink
+            .add_address(index, address.parse().unwrap(), options)
+            .unwrap();
+        let [link, gateway, beyond] = [link, gateway, beyond].map(|ip| ip.parse().unwrap());
+        assert_eq!(netlink.next_hop(link).unwrap(), (index, link));
+        let error = netlink.next_hop(beyond).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENETUNREACH), "{error}");
+        let route = Route {
+            gateway: Some(gateway),
+            ..Route::new(IpNet::from(beyond), index)
+        };
+        netlink.replace_route(&route).unwrap();
+        assert_eq!(netlink.next_hop(beyond).unwrap(), (index, gateway));
     }
 }
 

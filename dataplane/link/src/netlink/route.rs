@@ -165,6 +165,37 @@ impl Netlink {
     /// # Errors
     /// The kernel does not answer.
     pub fn delivers(&self, address: IpAddr) -> Result<bool, LinkError> {
+        match self.look_up(address) {
+            Ok(routes) => Ok(routes.iter().any(|r| r.header.kind == RouteType::Local)),
+            Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the kernel would send what is for `address`: the index of the
+    /// interface, and the gateway or `address` itself.
+    ///
+    /// # Errors
+    /// There is no route (ENETUNREACH), or the kernel does not answer.
+    pub fn next_hop(&self, address: IpAddr) -> Result<(u32, IpAddr), LinkError> {
+        let routes = self.look_up(address)?;
+        let attributes = || routes.iter().flat_map(|route| &route.attributes);
+        let interface = attributes().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        let gateway = attributes().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(gateway) => ip(gateway),
+            _ => None,
+        });
+        let unreachable = || io::Error::from_raw_os_error(libc::ENETUNREACH);
+        interface
+            .map(|index| (index, gateway.unwrap_or(address)))
+            .ok_or_else(|| LinkError::refused("look up", address.to_string(), unreachable()))
+    }
+
+    /// The route that the kernel takes to `address`.
+    fn look_up(&self, address: IpAddr) -> Result<Vec<RouteMessage>, LinkError> {
         let destination = IpNet::from(address);
         let message = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(destination.addr(), destination.prefix_len())
@@ -173,11 +204,7 @@ impl Netlink {
             })?
             .build();
         let answers = self.handle.route().get(message).execute();
-        match self.collect(answers, "look up", &address.to_string()) {
-            Ok(routes) => Ok(routes.iter().any(|r| r.header.kind == RouteType::Local)),
-            Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.collect(answers, "look up", &address.to_string())
     }
 }
 
