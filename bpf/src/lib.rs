@@ -3,7 +3,8 @@
 //!
 //! The XDP program of the ports is in this module; the daemon sets the sizes of
 //! [`PORTS`], [`SOCKETS`] and [`DOORBELL`] when it loads the object. The uplink's
-//! is in [`uplink`], what sees the sockets of the host's processes in [`connect`].
+//! is in [`uplink`], what sees the sockets of the host's processes in [`connect`],
+//! what the bench counts by in [`sink`].
 
 #![forbid(unsafe_code)]
 
@@ -73,4 +74,24 @@ pub mod uplink {
 
     /// XSKMAP: RX queue to AF_XDP socket.
     pub const QUEUES: &str = "queues";
+}
+
+/// The end of a measurement: `sink.bpf.c`, for `sluice-bench`.
+pub mod sink {
+    /// The object, aligned as the ELF parser wants it.
+    pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sink.bpf.o"));
+
+    /// Counts the frames for [`PORT`] and drops them.
+    pub const PROGRAM_COUNT: &str = "sink_count";
+    /// Hands the frames for [`PORT`] to the socket of their queue.
+    pub const PROGRAM_RECEIVE: &str = "sink_receive";
+
+    /// Constant u16: the UDP or TCP port whose frames are taken.
+    pub const PORT: &str = "sink_port";
+    /// Array with a value a CPU: two u64, frames and bytes.
+    pub const COUNTERS: &str = "counters";
+    /// XSKMAP: RX queue to AF_XDP socket.
+    pub const SOCKETS: &str = "receivers";
+    /// How many entries [`SOCKETS`] has.
+    pub const MAX_QUEUES: u32 = 64;
 }

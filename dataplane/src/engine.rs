@@ -13,6 +13,7 @@ use crate::counters::NodeCounters;
 use crate::gro::{Arrival, Departure, Gro};
 use crate::handoff::{Crossing, Peers, Tell};
 use crate::mappings::Mappings;
+use crate::next_hops::{NextHops, Uplink};
 use crate::packet::offload::Partial;
 use crate::packet::{Ethernet, icmp, protocol};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
@@ -256,6 +257,17 @@ impl Engine {
         self.pipeline.set_mappings(mappings)
     }
 
+    /// Sets what is known of the uplink; its next hops take the place of those
+    /// that are returned, as with [`Engine::set_mappings`].
+    pub fn set_uplink(&mut self, uplink: Uplink) -> NextHops {
+        let ports = self.ports.iter_mut().flatten();
+        for port in ports.filter(|port| port.endpoint.kind == PortKind::Uplink) {
+            port.endpoint.mac = uplink.mac;
+            port.endpoint.mtu = uplink.mtu;
+        }
+        self.pipeline.set_next_hops(uplink.next_hops)
+    }
+
     /// Has a port looked at, as its doorbell does.
     pub fn activate(&mut self, slot: u16) {
         let bit = 1 << (slot % 64);
@@ -430,7 +442,7 @@ impl Engine {
     }
 
     /// Hands a frame to its destination port, within that one's ingress limit.
-    #[inline]
+    #[inline(always)] // Else the headers are copied once more.
     fn deliver(&mut self, to: PortId, handoff: Handoff, now: Nanos) {
         if !self.pipeline.ownership.has(to) {
             return self.hand_over(to, Crossing::Frame(to, handoff));

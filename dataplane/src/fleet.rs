@@ -13,6 +13,7 @@ use crate::counters::{NodeSnapshot, PortCounters};
 use crate::engine::Engine;
 use crate::handoff::{Peers, Sleeper, Underway};
 use crate::mappings::Mappings;
+use crate::next_hops::Uplink;
 use crate::ownership::Ownership;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{PortId, PortSpec};
@@ -174,6 +175,18 @@ impl Fleet {
         for worker in &self.workers {
             // The former ones are freed here and not on the last worker.
             drop(worker.set_mappings(Arc::clone(&mappings))?);
+        }
+        Ok(())
+    }
+
+    /// Sets what is known of the uplink.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub fn set_uplink(&self, uplink: &Uplink) -> Result<(), WorkerError> {
+        for worker in &self.workers {
+            // The former next hops are freed here and not on the worker.
+            drop(worker.set_uplink(uplink.clone())?);
         }
         Ok(())
     }

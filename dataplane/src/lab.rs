@@ -11,6 +11,7 @@ use crate::counters::{NodeSnapshot, PortCounters};
 use crate::engine::Engine;
 use crate::handoff::{Peers, Sleeper, Underway};
 use crate::mappings::Mappings;
+use crate::next_hops::Uplink;
 use crate::ownership::Ownership;
 use crate::packet::Ethernet;
 use crate::pipeline::{Pipeline, PipelineOptions};
@@ -264,6 +265,13 @@ impl Lab {
         let mappings = Arc::new(mappings);
         for engine in &mut self.engines {
             drop(engine.set_mappings(Arc::clone(&mappings)));
+        }
+    }
+
+    /// Sets what all workers know of the uplink.
+    pub fn set_uplink(&mut self, uplink: &Uplink) {
+        for engine in &mut self.engines {
+            drop(engine.set_uplink(uplink.clone()));
         }
     }
 

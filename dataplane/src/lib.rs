@@ -17,6 +17,7 @@ pub mod verdict;
 mod fragments;
 mod gro;
 pub mod mappings;
+pub mod next_hops;
 pub mod ownership;
 pub mod pods;
 pub mod port;
@@ -63,3 +64,7 @@ pub mod remains;
 pub mod run_dir;
 #[cfg(feature = "daemon")]
 pub mod server;
+#[cfg(feature = "daemon")]
+mod sock_diag;
+#[cfg(feature = "daemon")]
+pub mod stale_sockets;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::mappings::Mappings;
+use crate::next_hops::NextHops;
 use crate::ownership::Ownership;
 use crate::packet::ndisc::Ndisc;
 use crate::packet::offload::{self, Partial};
@@ -186,6 +187,12 @@ impl Pipeline {
     /// where there is time for it.
     pub fn set_mappings(&mut self, mappings: Arc<Mappings>) -> Arc<Mappings> {
         self.promotion.set_mappings(mappings)
+    }
+
+    /// Puts other next hops beyond the uplink in place of these, which are
+    /// returned: to be dropped where there is time for it.
+    pub fn set_next_hops(&mut self, next_hops: NextHops) -> NextHops {
+        std::mem::replace(&mut self.return_path.next_hops, next_hops)
     }
 
     /// Decides where a frame from `source` goes; questions to the gateway are
@@ -380,7 +387,7 @@ impl Pipeline {
     /// Takes a packet on its way; without one it goes to the host. Past the host
     /// port the host's stack is the router, and counts the hop itself; else this
     /// is the only one.
-    #[inline]
+    #[inline(always)] // Else the way is copied on its way in and out.
     fn lead(&self, frame: &mut Frame, way: Option<Way>, ip: &Ip) -> Result<Way, Rejection> {
         let way = match way {
             None => return Ok(Way::plain(self.host.ok_or(DropReason::PortDown)?)),
@@ -556,9 +563,9 @@ impl Pipeline {
             self.return_path.arrive_directly(&parcel);
             return Ok(());
         }
-        let sessions = &mut self.return_path.sessions;
-        if !self.promotion.promote(sessions, &parcel) && self.pods.get(meta.ip.src).is_some() {
-            self.return_path.arrive_from_host(&parcel, meta.from)?;
+        let return_path = &mut self.return_path;
+        if !self.promotion.promote(return_path, &parcel) && self.pods.get(meta.ip.src).is_some() {
+            return_path.arrive_from_host(&parcel, meta.from)?;
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::mappings::Mappings;
 use crate::packet::translate::Translation;
 use crate::packet::{Flow, Fragment, Signal, quote};
 use crate::port::PortId;
-use crate::return_path::{Parcel, Way};
+use crate::return_path::{Parcel, ReturnPath, Way};
 use crate::sessions::{Direction, Found, Refused, Session, Sessions};
 use crate::time::Nanos;
 
@@ -193,8 +193,9 @@ impl Promotion {
     }
 
     /// Opens a session for what the kernel has brought back by the host port,
-    /// if that was asked here, and was not translated but by a mapping.
-    pub(crate) fn promote(&mut self, sessions: &mut Sessions, parcel: &Parcel) -> bool {
+    /// if that was asked here, was not translated but by a mapping, and its
+    /// answers leave by the port that it came by.
+    pub(crate) fn promote(&mut self, return_path: &mut ReturnPath, parcel: &Parcel) -> bool {
         let Parcel {
             head,
             ip,
@@ -213,7 +214,8 @@ impl Promotion {
         let leads_here = self.mappings.find(&question.flow).is_some_and(|target| {
             (target.pod, target.address, target.port) == (pod, flow.dst, flow.dst_port)
         });
-        if !leads_here {
+        let is_from_outside = question.next_hop.is_some();
+        if !leads_here || is_from_outside && !return_path.next_hops.is_by_uplink(flow.src) {
             return false;
         }
         let session = Session {
@@ -223,6 +225,7 @@ impl Promotion {
             client: question.client,
             next_hop: question.next_hop,
         };
+        let sessions = &mut return_path.sessions;
         loop {
             match sessions.open(session, now) {
                 Ok(_) => return true,

@@ -59,12 +59,16 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
         if !node.is_alive() {
             return Err("the worker is gone; its panic is above".into());
         }
-        server.turn(HEARTBEAT, |request| node.handle(request))?;
+        let wait = HEARTBEAT.min(node.patience());
+        server.turn(wait, |request| node.handle(request))?;
         if let Err(error) = node.mend_rules() {
             tracing::warn!(%error, "could not put the host's netfilter rules back");
         }
         if let Err(error) = node.follow_addresses() {
             tracing::warn!(%error, "hostPorts may not count on the node's new addresses");
+        }
+        if let Err(error) = node.follow_uplink() {
+            tracing::warn!(%error, "answers by the uplink may go astray");
         }
         if Instant::now() >= next_look {
             node.tell_mapped();

@@ -24,6 +24,7 @@ use crate::cpus::{self, CpuError};
 use crate::engine::Engine;
 use crate::handoff::Sleeper;
 use crate::mappings::Mappings;
+use crate::next_hops::{NextHops, Uplink};
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::{Listed, Session};
 use crate::shaper::Shapers;
@@ -148,6 +149,7 @@ enum Command {
     Remove(PortId, Sender<Option<Box<Port>>>),
     Reclaim(Closed, Sender<u32>),
     Map(Arc<Mappings>, Sender<Arc<Mappings>>),
+    Uplink(Box<Uplink>, Sender<NextHops>),
     List(Page, Sender<Page>),
     Resume(Vec<Session>, Sender<usize>),
     Shape(Limits, Sender<Shapers>),
@@ -237,6 +239,11 @@ impl WorkerHandle {
     pub(crate) fn add(&self, port: PortSpec) -> Result<Arc<PortCounters>, WorkerError> {
         self.ask(|answer| Command::Add(Box::new(port), answer))?
             .map_err(|(error, _spec)| error)
+    }
+
+    /// Sets what it knows of the uplink; gives the former next hops.
+    pub(crate) fn set_uplink(&self, uplink: Uplink) -> Result<NextHops, WorkerError> {
+        self.ask(|answer| Command::Uplink(Box::new(uplink), answer))
     }
 
     /// Has it know another worker's port.
@@ -489,6 +496,9 @@ impl Worker {
                 }
                 Command::Map(mappings, answer) => {
                     let _ = answer.send(self.engine.set_mappings(mappings));
+                }
+                Command::Uplink(uplink, answer) => {
+                    let _ = answer.send(self.engine.set_uplink(*uplink));
                 }
                 Command::List(mut page, answer) => {
                     let sessions = self.engine.sessions();

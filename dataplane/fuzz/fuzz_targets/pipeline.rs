@@ -5,8 +5,9 @@
 use std::net::Ipv4Addr;
 
 use libfuzzer_sys::fuzz_target;
-use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, link, mac, v4, v6};
+use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, link, mac, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
+use sluice_dataplane::next_hops::{NextHops, Path, Uplink};
 use sluice_dataplane::packet::{Ethernet, build, exercise};
 use sluice_dataplane::port::PortId;
 use sluice_dataplane::verdict::DropReason;
@@ -52,6 +53,16 @@ fn mappings() -> Mappings {
         container_port: 80,
     };
     Mappings::new([NODE.into()], [mapping])
+}
+
+/// Clients outside are on the uplink's link.
+fn uplink() -> Uplink {
+    let everything = ((Ipv4Addr::UNSPECIFIED.into(), 0), Path::OnLink);
+    Uplink {
+        mac: mac(UPLINK),
+        mtu: MTU,
+        next_hops: NextHops::new([everything], []),
+    }
 }
 
 /// Frames of a conversation through the mapped port: by the uplink, as the host
@@ -114,6 +125,7 @@ fuzz_target!(|input: &[u8]| {
     let workers = 1 + u16::from(input.len() % 2 == 1);
     let mut lab = Lab::over(umem, pool, LabOptions { workers, ..OPTIONS });
     lab.set_mappings(mappings());
+    lab.set_uplink(&uplink());
     let mut rest = input;
     let mut arrived = 0;
     // Each frame is led by its source and its length.

@@ -19,6 +19,7 @@ use crate::fleet::{self, Fleet, FleetOptions};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
 use crate::mappings::Mappings;
 use crate::netfilter::{self, Netfilter, PodRules, Stale, Translated};
+use crate::next_hops::Uplink;
 use crate::packet::{Flow, mapped};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
@@ -398,12 +399,34 @@ impl Wiring {
     /// The step that failed; those before it are undone.
     pub(super) fn start_uplink(&mut self, device: &uplink::Device) -> Result<(), NodeError> {
         if let Err(error) = self.open_uplink(device) {
-            for wired in std::mem::take(&mut self.uplink) {
-                self.undo(wired.steps);
-            }
+            self.close_uplink();
             return Err(error);
         }
         self.leave_uplinks_but(Some(&device.link.name))
+    }
+
+    /// Leaves the uplink's frames and all answers by it to the kernel.
+    pub(super) fn stop_uplink(&mut self) -> Vec<NodeError> {
+        // First: what comes from now on is the kernel's.
+        let left = self.leave_uplinks_but(None);
+        // No answer finds its port gone.
+        let set = self.set_uplink(&Uplink::default());
+        let mut errors = self.close_uplink();
+        errors.extend([left, set].into_iter().filter_map(Result::err));
+        errors
+    }
+
+    fn close_uplink(&mut self) -> Vec<NodeError> {
+        let queues = std::mem::take(&mut self.uplink).into_iter();
+        queues.flat_map(|wired| self.undo(wired.steps)).collect()
+    }
+
+    /// Sets what is known of the uplink.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub(super) fn set_uplink(&self, uplink: &Uplink) -> Result<(), NodeError> {
+        Ok(self.fleet.set_uplink(uplink)?)
     }
 
     /// Takes an earlier daemon's program off uplinks other than this.

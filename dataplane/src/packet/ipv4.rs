@@ -64,8 +64,7 @@ pub(super) fn parse(head: &[u8], l3: usize, end: usize) -> Result<Ip, Malformed>
         return Err(Malformed::Ipv4Length);
     }
     // The header by itself has a length that the compiler knows.
-    let mut sum = Sum::new();
-    sum.add(header.as_bytes());
+    let mut sum = Sum::of(header.as_bytes());
     if !options.is_empty() {
         sum.add(options);
     }

@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rtnetlink::AddressMessageBuilder;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope,
 };
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 
 use super::existed;
 use crate::{LinkError, Netlink};
@@ -113,6 +115,44 @@ impl Netlink {
         self.ask(request.execute(), "set the neighbour", || {
             format!("{address} on the link with index {index}")
         })
+    }
+
+    /// The MAC address of a neighbour, if the kernel knows one by now.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn neighbour(&self, index: u32, address: IpAddr) -> Result<Option<[u8; 6]>, LinkError> {
+        let family = if address.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        let neighbours = self.handle.neighbours().get().set_address_family(family);
+        let messages = self.collect(neighbours.execute(), "list", "the neighbours")?;
+        let of_address = messages.iter().find(|message| {
+            let known = message.attributes.iter().any(|attribute| {
+                matches!(attribute, NeighbourAttribute::Destination(found)
+                    if ip(found) == Some(address))
+            });
+            known && message.header.ifindex == index
+        });
+        Ok(of_address.and_then(|message| {
+            message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+                    _ => None,
+                })
+        }))
+    }
+}
+
+fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        NeighbourAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
     }
 }
 

@@ -139,13 +139,21 @@ impl Netlink {
     pub fn routes_of_all_tables(&self) -> Result<Vec<Route>, LinkError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            let answers = self.handle.route().get(message).execute();
-            let messages = self.collect(answers, "list", "the routes")?;
+            let messages = self.route_messages(family)?;
             routes.extend(messages.iter().filter_map(Route::parse));
         }
         Ok(routes)
+    }
+
+    /// All routes of a family, as the kernel sends them.
+    pub(super) fn route_messages(
+        &self,
+        family: AddressFamily,
+    ) -> Result<Vec<RouteMessage>, LinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let answers = self.handle.route().get(message).execute();
+        self.collect(answers, "list", "the routes")
     }
 
     /// Whether what comes for `address` is delivered here: it is an address
@@ -157,6 +165,37 @@ impl Netlink {
     /// # Errors
     /// The kernel does not answer.
     pub fn delivers(&self, address: IpAddr) -> Result<bool, LinkError> {
+        match self.look_up(address) {
+            Ok(routes) => Ok(routes.iter().any(|r| r.header.kind == RouteType::Local)),
+            Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the kernel would send what is for `address`: the index of the
+    /// interface, and the gateway or `address` itself.
+    ///
+    /// # Errors
+    /// There is no route (ENETUNREACH), or the kernel does not answer.
+    pub fn next_hop(&self, address: IpAddr) -> Result<(u32, IpAddr), LinkError> {
+        let routes = self.look_up(address)?;
+        let attributes = || routes.iter().flat_map(|route| &route.attributes);
+        let interface = attributes().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        let gateway = attributes().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(gateway) => ip(gateway),
+            _ => None,
+        });
+        let unreachable = || io::Error::from_raw_os_error(libc::ENETUNREACH);
+        interface
+            .map(|index| (index, gateway.unwrap_or(address)))
+            .ok_or_else(|| LinkError::refused("look up", address.to_string(), unreachable()))
+    }
+
+    /// The route that the kernel takes to `address`.
+    fn look_up(&self, address: IpAddr) -> Result<Vec<RouteMessage>, LinkError> {
         let destination = IpNet::from(address);
         let message = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(destination.addr(), destination.prefix_len())
@@ -165,11 +204,7 @@ impl Netlink {
             })?
             .build();
         let answers = self.handle.route().get(message).execute();
-        match self.collect(answers, "look up", &address.to_string()) {
-            Ok(routes) => Ok(routes.iter().any(|r| r.header.kind == RouteType::Local)),
-            Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.collect(answers, "look up", &address.to_string())
     }
 }
 
@@ -274,7 +309,7 @@ impl Route {
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
