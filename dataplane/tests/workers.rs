@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use fastrand::Rng;
 use proptest::prelude::*;
-use sluice_dataplane::lab::{HOST, Lab, LabOptions, link, mac, v4, v6};
+use sluice_dataplane::lab::{HOST, Lab, LabOptions, link, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
+use sluice_dataplane::next_hops::{NextHops, Path, Uplink};
 use sluice_dataplane::packet::build::{self, Datagram};
 use sluice_dataplane::packet::{Ethernet, protocol};
 use sluice_dataplane::port::PortId;
@@ -25,6 +26,7 @@ const SMALL_MTU: u32 = 1500;
 const NODE4: [u8; 4] = [192, 0, 2, 1];
 const OUTSIDE4: [u8; 4] = [198, 51, 100, 7];
 const ROUTER: [u8; 6] = [2, 9, 9, 9, 9, 1];
+const UPLINK_MAC: [u8; 6] = [2, 9, 9, 9, 9, 2];
 
 /// Between two steps: questions that nobody brought back are forgotten then, of
 /// which the table has more room the more workers there are.
@@ -104,7 +106,7 @@ fn client(number: usize) -> Client {
     let outside = |slot| Client {
         slot,
         link: Ethernet {
-            dst: mac(slot),
+            dst: UPLINK_MAC,
             src: ROUTER,
         },
         address: OUTSIDE4.into(),
@@ -149,11 +151,16 @@ struct World {
 
 impl World {
     fn new(workers: u16, seed: Option<u64>) -> Self {
-        let lab = Lab::new(LabOptions {
+        let mut lab = Lab::new(LabOptions {
             workers,
             pods: PODS,
             uplinks: 2,
             ..LabOptions::default()
+        });
+        lab.set_uplink(&Uplink {
+            mac: UPLINK_MAC,
+            mtu: 65_000,
+            next_hops: NextHops::new([(("0.0.0.0".parse().unwrap(), 0), Path::OnLink)], []),
         });
         let mut world = Self {
             lab,
