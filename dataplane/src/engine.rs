@@ -171,7 +171,11 @@ impl Engine {
     /// The sockets of all ports, when no engine is needed any more.
     pub(crate) fn into_sockets(mut self) -> impl Iterator<Item = Xsk> {
         self.peers.discard(&mut self.pool);
-        self.ports.into_iter().flatten().map(|port| port.xsk)
+        let ports = std::mem::take(&mut self.ports);
+        ports.into_iter().flatten().map(move |mut port| {
+            self.discard_held(&mut port);
+            port.xsk
+        })
     }
 
     /// The port of that name, if it still exists.

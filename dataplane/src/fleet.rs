@@ -294,7 +294,22 @@ fn close(mut sockets: Vec<Xsk>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use sluice_control::Limit;
+
     use super::*;
+    use crate::lab::{GATEWAY_MAC, link, mac, v4};
+    use crate::packet::build;
+    use crate::port::PortKind;
+    use crate::xsk::memory::{self, MemoryKernel};
+    use crate::xsk::{Features, Umem};
+
+    const FEATURES: Features = Features {
+        multi_buffer: true,
+        tx_metadata: true,
+        tx_budget: true,
+    };
 
     #[test]
     fn one_worker_may_use_all_cpus_and_several_have_one_each() {
@@ -302,5 +317,123 @@ mod tests {
         let three: Vec<_> = (0..3).map(|number| cpus(&[2, 5], number, 3)).collect();
         assert_eq!(three, [[2], [5], [2]]);
         assert!(cpus(&[], 1, 2).is_empty());
+    }
+
+    /// Two workers' threads, and a pod of each.
+    struct Node {
+        fleet: Fleet,
+        doorbell: Doorbell,
+        kernels: Vec<MemoryKernel>,
+    }
+
+    fn port(slot: u16) -> PortId {
+        PortId {
+            slot,
+            generation: 0,
+        }
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let doorbell = Doorbell::in_memory(3);
+            let (umem, pool) = Umem::create(4096).unwrap();
+            let fleet = start(FleetOptions {
+                workers: 2,
+                pool,
+                doorbell: doorbell.clone(),
+                busy_poll: BusyPoll::Hybrid,
+                cpus: Vec::new(),
+                slots: 3,
+                gateway_mac: GATEWAY_MAC,
+                tx_metadata: true,
+            })
+            .unwrap();
+            let add = |slot| {
+                let (xsk, kernel) = memory::socket(umem, FEATURES);
+                let spec = PortSpec {
+                    id: port(slot),
+                    kind: PortKind::Pod,
+                    xsk,
+                    mac: mac(slot),
+                    mtu: 65_000,
+                    addresses: vec![v4(slot).into()],
+                    gateways: Vec::new(),
+                    shapers: Shapers::default(),
+                    gro: false,
+                };
+                fleet.add(spec).unwrap();
+                kernel
+            };
+            let kernels = (1..3).map(add).collect();
+            Self {
+                fleet,
+                doorbell,
+                kernels,
+            }
+        }
+
+        /// Sends frames from pod 1, whose worker alone is woken: there is no epoll
+        /// behind these sockets.
+        fn send(&mut self, frames: usize, shaping: &Shaping) {
+            let frame = build::udp((v4(1), 1), (v4(2), 2)).frame(link(1));
+            for _ in 0..frames {
+                assert!(self.kernels[0].deliver(&frame));
+            }
+            self.doorbell.ring(1);
+            self.fleet.set_shaping(port(1), shaping, 65_000).unwrap();
+        }
+
+        fn sleeps(&self, worker: usize) -> u64 {
+            self.fleet.snapshots()[worker].sleeps
+        }
+    }
+
+    #[track_caller]
+    fn wait_until(mut is_done: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !is_done() {
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "waited in vain"
+            );
+            thread::sleep(Duration::from_micros(20));
+        }
+    }
+
+    /// Many times over: sometimes it sleeps, sometimes it is about to.
+    #[test]
+    fn what_is_handed_to_a_sleeping_worker_wakes_it() {
+        let mut node = Node::new();
+        for round in 0..2000 {
+            // Worker 0 has pod 2.
+            let slept = node.sleeps(0);
+            node.send(1, &Shaping::default());
+            wait_until(|| !node.kernels[1].transmit().is_empty());
+            if round % 10 == 0 {
+                wait_until(|| node.sleeps(0) > slept);
+            }
+        }
+        assert_eq!(node.fleet.snapshots()[1].handed_frames, 2000);
+        wait_until(|| node.fleet.chunks_underway() == 0);
+        node.fleet.remove(port(2)).unwrap();
+        node.fleet.remove(port(1)).unwrap();
+        let free: u64 = node.fleet.snapshots().iter().map(|of| of.free_chunks).sum();
+        assert_eq!(free + node.fleet.stored_chunks() as u64, 4096);
+    }
+
+    /// A frame that is lost panics.
+    #[test]
+    fn what_waits_when_the_workers_end_is_freed() {
+        let mut node = Node::new();
+        let slow = Shaping {
+            egress: Some(Limit {
+                rate: 1000,
+                burst: 8,
+            }),
+            ..Shaping::default()
+        };
+        node.fleet.set_shaping(port(1), &slow, 65_000).unwrap();
+        node.send(3, &slow);
+        wait_until(|| node.fleet.snapshots()[1].held_chunks > 0);
     }
 }

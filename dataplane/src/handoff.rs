@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrayvec::ArrayVec;
 use crossbeam::utils::CachePadded;
-use rtrb::chunks::{ChunkError, ReadChunk};
+use rtrb::chunks::ReadChunk;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::ownership::Ownership;
@@ -279,10 +279,7 @@ impl Outbox {
         let before = self.held.fetch_add(self.staged_chunks, Ordering::Relaxed);
         self.seen = before + self.staged_chunks;
         self.staged_chunks = 0;
-        let room = match self.ring.write_chunk_uninit(self.staged.len()) {
-            Ok(_) => self.staged.len(),
-            Err(ChunkError::TooFewSlots(slots)) => slots,
-        };
+        let room = self.staged.len().min(self.ring.slots());
         if let Ok(room) = self.ring.write_chunk_uninit(room)
             && !room.is_empty()
         {
