@@ -174,6 +174,9 @@ fn pump(
                 }
                 stream.take_back(flow);
                 out.flush()?;
+                if now() > time + FLUSH {
+                    return Err(stuck());
+                }
             }
         }
         if due > 0 {
@@ -188,10 +191,7 @@ fn pump(
     while !out.is_done() {
         out.flush()?;
         if now() > give_up {
-            return Err(BenchError::Refused(
-                "the kernel has not sent what it was given for 2 s: is the link's other end up?"
-                    .into(),
-            ));
+            return Err(stuck());
         }
     }
     Ok(Sent {
@@ -201,6 +201,12 @@ fn pump(
         rate: rate(packets, took),
         given_up: pacer.given_up(),
     })
+}
+
+fn stuck() -> BenchError {
+    BenchError::Refused(
+        "the kernel has not sent what it was given for 2 s: is the link's other end up?".into(),
+    )
 }
 
 /// Packets a second; 0 for no time.
