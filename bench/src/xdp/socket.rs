@@ -7,10 +7,13 @@
 use std::error::Error;
 use std::io;
 use std::num::NonZeroU32;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::socket::Fd;
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
@@ -52,6 +55,7 @@ pub(super) fn open(interface: &str, queue: u32) -> Result<Opened, BenchError> {
         let made = unsafe { Socket::new(socket_config(), &umem, &name, queue) };
         match made {
             Ok((tx, rx, Some((fill, completed)))) => {
+                close_on_exec(tx.fd(), interface)?;
                 return Ok(Opened {
                     umem,
                     free,
@@ -75,6 +79,20 @@ pub(super) fn open(interface: &str, queue: u32) -> Result<Opened, BenchError> {
             Err(error) => return Err(refused("open an AF_XDP socket on", interface)(error)),
         }
     }
+}
+
+/// libxdp does not: a daemon that is started during a measurement would hold
+/// the socket, and with it the queue, for as long as it runs.
+fn close_on_exec(socket: &Fd, interface: &str) -> Result<(), BenchError> {
+    // SAFETY: the socket is open for as long as its rings are, and they are
+    // the caller's.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+        .map(drop)
+        .map_err(BenchError::system(
+            "set FD_CLOEXEC of the socket on",
+            interface,
+        ))
 }
 
 fn is_busy(error: &dyn Error) -> bool {

@@ -1,6 +1,7 @@
 //! `sluice-bench rfc2544` over a network that is known.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -71,4 +72,33 @@ fn what_does_not_fit_the_mtu_is_named() {
         said.contains("not measured: the pods' MTU is 1500"),
         "{said}"
     );
+}
+
+/// The real plugin and daemon, which cargo builds beside the bench.
+#[test]
+fn a_node_is_measured_through_all_its_changes() {
+    let file = NamedTempFile::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-bench"));
+    command.args(["rfc2544", "--tests", "reconfiguration", "--sizes", "64"]);
+    command.args("--trial 0.2 --drain 0.2 --rate 2000".split_whitespace());
+    command.arg("--json").arg(file.path());
+    if let Some(folder) = std::env::var_os("SLUICE_TEST_CNI_PATH") {
+        command.arg("--cni-path").arg(folder);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap();
+    let costs = report["costs"].as_array().unwrap();
+    let changes: Vec<_> = costs.iter().map(|cost| cost["change"].as_str()).collect();
+    let expected = ["nothing", "add-and-del", "limits", "restart", "crash"];
+    assert_eq!(changes, expected.map(Some));
+    for cost in costs {
+        let number = |name: &str| cost[name].as_f64().unwrap();
+        assert!(number("sent") > 0.0, "{cost}");
+        let blocked = number("lost") / number("rate") * 1e3;
+        assert!((blocked - number("blocked_ms")).abs() < 0.001, "{cost}");
+        // Without a daemon pods have no network.
+        let has_gap = ["restart", "crash"].contains(&cost["change"].as_str().unwrap());
+        assert!(!has_gap || number("lost") > 0.0, "{cost}");
+    }
 }
