@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// How often samples are drawn anew for an interval.
 const DRAWS: usize = 4000;
 
+/// The interval of fewer says nothing.
+pub(crate) const LEAST: usize = 3;
+
 /// A statistic with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Estimate {

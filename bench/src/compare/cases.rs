@@ -94,10 +94,11 @@ impl Arm {
             Feature::HostPort if is_chain => format!("{name} + portmap"),
             Feature::Shaped if is_chain => format!("{name} + bandwidth"),
             Feature::Whole if is_chain => format!("{name} + portmap + bandwidth"),
-            Feature::HostPorts(count) if is_chain => {
-                format!("{name} + portmap, {count} hostPorts")
+            Feature::HostPorts(count) => {
+                let portmap = if is_chain { " + portmap" } else { "" };
+                let plural = if count == 1 { "" } else { "s" };
+                format!("{name}{portmap}, {count} hostPort{plural}")
             }
-            Feature::HostPorts(count) => format!("{name}, {count} hostPorts"),
             Feature::Crowd(count) => format!("{name}, {count} idle pods"),
             Feature::Plain
             | Feature::HostPort

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Better, Measure};
-use crate::stats::Estimate;
+use crate::stats::{Estimate, LEAST};
 
 /// A figure with its goals: ratios, or values where it is against nobody.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -31,7 +31,8 @@ pub(crate) enum Verdict {
     Stretch,
     /// The interval's bad end reaches the goal.
     Holds,
-    /// The value reaches the goal, the interval's bad end does not.
+    /// The value reaches the goal, the interval's bad end does not, or there is
+    /// no interval.
     Unsure,
     /// The value does not reach the goal.
     Missed,
@@ -48,9 +49,10 @@ impl Verdict {
             Better::Higher => measured.low,
             Better::Lower => measured.high,
         };
+        let is_sure = measured.n >= LEAST;
         match stretch {
-            Some(stretch) if reaches(bad_end, stretch) => Self::Stretch,
-            _ if reaches(bad_end, goal) => Self::Holds,
+            Some(stretch) if is_sure && reaches(bad_end, stretch) => Self::Stretch,
+            _ if is_sure && reaches(bad_end, goal) => Self::Holds,
             _ if reaches(measured.value, goal) => Self::Unsure,
             _ => Self::Missed,
         }
@@ -102,6 +104,16 @@ mod tests {
         assert_eq!(lower(0.4, 1.0), Verdict::Holds);
         assert_eq!(lower(0.9, 1.01), Verdict::Unsure);
         assert_eq!(lower(1.1, 1.2), Verdict::Missed);
+    }
+
+    #[test]
+    fn two_pairs_prove_nothing() {
+        let two = Estimate {
+            n: 2,
+            ..measured(5.0, 5.0, 5.0)
+        };
+        let verdict = Verdict::of(&two, Better::Higher, 2.5, Some(3.0));
+        assert_eq!(verdict, Verdict::Unsure);
     }
 
     #[test]

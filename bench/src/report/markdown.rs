@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{ArmReport, CaseReport, Comparison, GoalRow, Measured, Report, Scope, Setup};
 use crate::compare::{Measure, Placement};
-use crate::stats::Estimate;
+use crate::stats::{Estimate, LEAST};
 
 /// What is shown of a missing value.
 pub(super) const NOTHING: &str = "–";
@@ -220,8 +220,7 @@ pub(super) fn comparison_rows(case: &CaseReport) -> Vec<Vec<String>> {
 fn interval(estimate: Option<&Estimate>) -> String {
     match estimate {
         None => NOTHING.into(),
-        // The interval of one or two says nothing.
-        Some(estimate) if estimate.n < 3 => {
+        Some(estimate) if estimate.n < LEAST => {
             format!("{} (n={})", number(estimate.value), estimate.n)
         }
         Some(Estimate {
