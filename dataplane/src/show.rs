@@ -200,6 +200,9 @@ struct Chunks {
     free: u64,
     fill: u64,
     tx: u64,
+    /// Of an older daemon: none.
+    #[serde(default)]
+    held: u64,
     unaccounted: i64,
 }
 
@@ -217,6 +220,7 @@ fn stats(stats: &Stats) -> String {
         free,
         fill,
         tx,
+        held,
         unaccounted,
     } = stats.chunks;
     let sum = match unaccounted {
@@ -227,7 +231,8 @@ fn stats(stats: &Stats) -> String {
         "ports     {} with the host port\n\
          worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
-         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent: {sum}\n\n",
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent + {held} waiting \
+         for limits: {sum}\n\n",
         stats.ports
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
@@ -506,14 +511,15 @@ mod tests {
             "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
                       {"reason": "no-pod", "frames": 0, "help": "nobody"}],
             "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
-            "chunks": {"total": 100, "free": 60, "fill": 30, "tx": 10, "unaccounted": unaccounted},
+            "chunks": {"total": 100, "free": 55, "fill": 30, "tx": 10, "held": 5,
+                       "unaccounted": unaccounted},
         });
         render(What::Stats, answer).unwrap()
     }
 
     #[test]
     fn chunks_that_add_up_say_so() {
-        assert!(stats_with(0, 0).contains("10 being sent: they add up"));
+        assert!(stats_with(0, 0).contains("10 being sent + 5 waiting for limits: they add up"));
         assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
         assert!(stats_with(5, 0).contains("5 on their way"));
     }

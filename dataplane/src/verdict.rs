@@ -201,9 +201,9 @@ impl DropReason {
             Self::SessionShare => "more conversations by the host port than a pod may have",
             Self::SessionTableFull => "more conversations by the host port than there is room for",
             Self::Untranslatable => "a fragment of SCTP, or a routing header, by a hostPort",
-            Self::QueueFull => "queue-full",
-            Self::QueueDelay => "queue-delay",
-            Self::QueueMemory => "queue-memory",
+            Self::QueueFull => "more than the pod's limit lets wait",
+            Self::QueueDelay => "waited too long for the pod's limit",
+            Self::QueueMemory => "no memory for what the pod's limit lets wait",
         }
     }
 }

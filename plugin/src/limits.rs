@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sluice_control::{AskedLimit, BURSTS, Bandwidth, Limit, NodeFacts, Shaping};
+use sluice_control::{AskedLimit, BURSTS, Bandwidth, NodeFacts, Shaping};
 
 use crate::config::Mtus;
 use crate::keys;
@@ -90,16 +90,10 @@ impl Limits {
         if self.bandwidth.is_limited() {
             return self.clone();
         }
-        let asked = |limit: Option<Limit>| {
-            limit.map(|Limit { rate, burst }| AskedLimit {
-                rate,
-                burst: Some(burst),
-            })
-        };
         Self {
             bandwidth: Bandwidth {
-                ingress: asked(served.ingress),
-                egress: asked(served.egress),
+                ingress: served.ingress.map(AskedLimit::from),
+                egress: served.egress.map(AskedLimit::from),
             },
             max_burst: None,
             shaping: self.shaping.clone(),

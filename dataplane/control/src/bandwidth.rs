@@ -40,6 +40,14 @@ impl AskedLimit {
     }
 }
 
+/// The same limit again.
+impl From<Limit> for AskedLimit {
+    fn from(Limit { rate, burst }: Limit) -> Self {
+        let burst = Some(burst);
+        Self { rate, burst }
+    }
+}
+
 /// Limits, as they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bandwidth {
@@ -214,10 +222,7 @@ impl Attachment {
         egress: Option<LimitChange>,
     ) -> Result<Self, InvalidAttachment> {
         let asked = |change: Option<LimitChange>, now: Option<Limit>| match change {
-            None => now.map(|Limit { rate, burst }| AskedLimit {
-                rate,
-                burst: Some(burst),
-            }),
+            None => now.map(AskedLimit::from),
             Some(LimitChange::Unlimited) => None,
             Some(LimitChange::Limit(asked)) => Some(asked),
         };

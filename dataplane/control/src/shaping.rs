@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn each_bound_names_its_field() {
-        let spoils: [(fn(&mut Shaping), &str); 7] = [
+        type Spoil = fn(&mut Shaping);
+        let spoils: [(Spoil, &str); 7] = [
             (|s| s.ingress = limit(999, 8), "ingress rate"),
             (
                 |s| s.egress = limit(1_000_000_000_000_001, 8),

@@ -13,8 +13,9 @@ pub const PORT_MAPPINGS: &str = "port-mappings";
 /// Feature: [`Attachment::shaping`] is kept to.
 pub const SHAPING: &str = "shaping";
 
-/// No request or response is longer than this; `show` of 1,024 ports fits.
-pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// No request or response is longer than this; `show` of 1,024 ports fits, each
+/// with as many subnets as limits may have.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// The protocol versions that a client can speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -151,7 +151,8 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let unaccounted = i128::from(worker.chunks)
         - i128::from(worker.free_chunks)
         - i128::from(fill)
-        - i128::from(tx);
+        - i128::from(tx)
+        - i128::from(worker.held_chunks);
     json!({
         "ports": ports.len(),
         "worker": worker,
@@ -162,6 +163,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
             "free": worker.free_chunks,
             "fill": fill,
             "tx": tx,
+            "held": worker.held_chunks,
             "unaccounted": unaccounted,
         },
     })

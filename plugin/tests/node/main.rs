@@ -13,6 +13,7 @@ mod hostport_cost;
 mod hostport_flood;
 mod hostports;
 mod journal;
+mod limits;
 mod malformed;
 mod many;
 mod mappings;
