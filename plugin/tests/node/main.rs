@@ -24,6 +24,7 @@ mod requests;
 mod restart;
 mod services;
 mod settings;
+mod shaping;
 mod spoofing;
 mod uplink;
 mod userspace;

@@ -57,6 +57,7 @@ pub(crate) struct Counters {
     pub(crate) tx_bytes: u64,
     pub(crate) answered: u64,
     pub(crate) icmp_errors: u64,
+    pub(crate) marked: u64,
     pub(crate) drops: BTreeMap<String, u64>,
 }
 
