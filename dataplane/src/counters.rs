@@ -68,9 +68,10 @@ impl Drops {
 /// What a port counts. Bytes are Ethernet bytes without the frame check
 /// sequence, as in the pod's interface statistics.
 ///
-/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` + drops, and
-/// what waits in shapers. Every frame received, and every ICMP error made of one
-/// that was dropped, is queued to a port or dropped. What a port's kernel then does with a queued
+/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` +
+/// `merged_frames` + drops, and what waits in shapers. Every frame received, and
+/// every ICMP error made of one that was dropped, is queued to a port, becomes
+/// the end of one that is, or is dropped. What a port's kernel then does with a queued
 /// frame is not in here: an interface that is down on the pod's side takes and
 /// loses it.
 #[derive(Debug, Default)]
@@ -83,6 +84,9 @@ pub struct PortCounters {
     pub tx_frames: Counter,
     /// Their bytes.
     pub tx_bytes: Counter,
+    /// Frames to the port that became the end of another, and are no frame any
+    /// more.
+    pub merged_frames: Counter,
     /// Frames from the port that were questions and became answers.
     pub answered: Counter,
     /// Frames dropped: on departure from this port, or on arrival at it.
@@ -112,6 +116,8 @@ pub struct PortSnapshot {
     pub tx_frames: u64,
     /// Their bytes.
     pub tx_bytes: u64,
+    /// Frames to the port that became the end of another.
+    pub merged_frames: u64,
     /// Frames from the port that became answers.
     pub answered: u64,
     /// Frames dropped, by reason.
@@ -139,6 +145,7 @@ impl PortCounters {
             rx_bytes: self.rx_bytes.get(),
             tx_frames: self.tx_frames.get(),
             tx_bytes: self.tx_bytes.get(),
+            merged_frames: self.merged_frames.get(),
             answered: self.answered.get(),
             drops: self.drops.snapshot(),
             icmp_errors: self.icmp_errors.get(),

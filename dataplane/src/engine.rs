@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::NodeCounters;
+use crate::gro::{Arrival, Departure, Gro};
 use crate::mappings::Mappings;
 use crate::packet::offload::Partial;
-use crate::packet::{Ethernet, icmp};
+use crate::packet::{Ethernet, icmp, protocol};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
 use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::{Session, Sessions};
@@ -32,6 +33,7 @@ pub struct Engine {
     pipeline: Pipeline,
     pool: FramePool,
     doorbell: Doorbell,
+    gro: Gro,
     /// Slots whose rings are looked at in every turn; a bit each in `listed`.
     active: Vec<u16>,
     listed: Vec<u64>,
@@ -83,6 +85,7 @@ impl Engine {
             pool,
             listed: vec![0; doorbell.words().len()],
             doorbell,
+            gro: Gro::default(),
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
@@ -235,7 +238,10 @@ impl Engine {
             received.chunks += got.chunks;
             i += 1;
         }
-        self.release(now);
+        self.release_held(now);
+        while let Some(departure) = self.gro.pop(self.pool.umem()) {
+            self.release(departure, now);
+        }
         let pending = self.flush(now) || !self.hungry.is_empty();
         let expired = self.pipeline.sessions_mut().expire(now);
         self.counters.turns.add(1);
@@ -395,12 +401,38 @@ impl Engine {
             return;
         };
         match self.pipeline.arrive(&mut handoff, &target.endpoint, now) {
+            Ok(partial) if target.merges && handoff.meta.ip.protocol == protocol::TCP => {
+                let arrival = Arrival {
+                    to,
+                    mtu: target.endpoint.mtu,
+                    frame: handoff.frame,
+                    ip: handoff.meta.ip,
+                    partial,
+                };
+                for departure in self.gro.add(self.pool.umem(), arrival) {
+                    self.release(departure, now);
+                }
+            }
             Ok(partial) => self.queue(to, handoff.frame, partial, now),
             Err(rejection) => {
                 target.counters.drops.count(rejection.reason);
                 self.reject(handoff.meta.from, handoff.frame, &rejection, now);
             }
         }
+    }
+
+    /// Queues what may have been several frames.
+    fn release(&mut self, departure: Departure, now: Nanos) {
+        let Departure {
+            to,
+            frame,
+            partial,
+            segments,
+        } = departure;
+        if let Some(port) = find(&mut self.ports, to) {
+            port.counters.merged_frames.add(u64::from(segments) - 1);
+        }
+        self.queue(to, frame, partial, now);
     }
 
     /// Queues a frame to a port; a full ring drops, it never waits.

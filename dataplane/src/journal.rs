@@ -346,6 +346,7 @@ mod tests {
             uplink_mtu: None,
             shaping: Shaping::default(),
             reshaped: false,
+            gro: true,
         }
     }
 

@@ -40,6 +40,8 @@ pub struct LabOptions {
     pub sessions: u32,
     /// What the kernel offers.
     pub features: Features,
+    /// Whether TCP segments to pods are merged.
+    pub gro: bool,
 }
 
 impl Default for LabOptions {
@@ -54,6 +56,7 @@ impl Default for LabOptions {
                 tx_metadata: true,
                 tx_budget: true,
             },
+            gro: true,
         }
     }
 }
@@ -67,6 +70,7 @@ pub struct Lab {
     ports: Vec<Option<LabPort>>,
     first_uplink: u16,
     features: Features,
+    gro: bool,
     umem: &'static Umem,
     now: Nanos,
 }
@@ -145,6 +149,7 @@ impl Lab {
             ports: (0..slots).map(|_| None).collect(),
             first_uplink: options.pods + 1,
             features: options.features,
+            gro: options.gro,
             umem,
             now: Nanos(0),
         };
@@ -178,6 +183,7 @@ impl Lab {
             addresses,
             gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
             shapers: Shapers::default(),
+            gro: kind == PortKind::Pod && self.gro,
         };
         let Ok(port) = self.engine.add(spec, self.now) else {
             panic!("slot {slot} is not free");
@@ -294,6 +300,22 @@ impl Lab {
             u64::from(self.umem.chunks()),
             "chunks in rings ({held}), in shapers ({waiting}) and free ({free})"
         );
+    }
+
+    /// Fails unless every frame is accounted for, and every chunk: the law of
+    /// [`PortCounters`].
+    ///
+    /// # Panics
+    /// If a frame or a chunk is missing, or was counted twice.
+    pub fn assert_conserved(&mut self) {
+        let (mut came, mut went) = (0, 0);
+        for LabPort { counters, .. } in self.ports.iter().flatten() {
+            let dropped: u64 = counters.drops.snapshot().values().sum();
+            came += counters.rx_frames.get() + counters.icmp_errors.get();
+            went += counters.tx_frames.get() + counters.merged_frames.get() + dropped;
+        }
+        assert_eq!(came, went, "frames that came, and that went");
+        self.assert_no_chunk_lost();
     }
 
     /// Takes the lab apart: its memory, with all chunks free.

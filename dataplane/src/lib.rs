@@ -15,6 +15,7 @@ pub mod time;
 pub mod verdict;
 
 mod fragments;
+mod gro;
 pub mod mappings;
 pub mod pods;
 pub mod port;

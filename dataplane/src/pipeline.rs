@@ -37,7 +37,7 @@ pub struct Handoff {
 pub struct Meta {
     /// Where it came from, and where an ICMP error goes.
     pub from: PortId,
-    /// Its headers, as it came.
+    /// Its headers, as it came; once it has arrived, as it leaves.
     pub ip: Ip,
     /// What becomes of it.
     translation: Option<Translation>,
@@ -434,22 +434,21 @@ impl Pipeline {
     ) -> Result<Option<Partial>, Rejection> {
         self.fits(handoff, target)?;
         let Handoff { frame, meta } = handoff;
-        let ip = match meta.translation {
-            None => {
-                self.follow(frame, meta, target, now)?;
-                meta.ip
+        match meta.translation {
+            None => self.follow(frame, meta, target, now)?,
+            Some(translation) => {
+                meta.ip = translation
+                    .apply(self.umem.head_mut(frame), &meta.ip)
+                    .ok_or(DropReason::Untranslatable)?;
             }
-            Some(translation) => translation
-                .apply(self.umem.head_mut(frame), &meta.ip)
-                .ok_or(DropReason::Untranslatable)?,
-        };
+        }
         let near_mac = self.near_mac(target);
         let head = self.umem.head_mut(frame);
         rewrite::macs(head, meta.next_hop.unwrap_or(target.mac), near_mac);
-        let partial = offload::partial(head, &ip);
+        let partial = offload::partial(head, &meta.ip);
         match partial {
             Some(partial) if !self.tx_metadata => {
-                let checksum = offload::complete(self.umem.slices(frame), partial, ip.end());
+                let checksum = offload::complete(self.umem.slices(frame), partial, meta.ip.end());
                 offload::store(self.umem.head_mut(frame), partial, checksum);
                 Ok(None)
             }

@@ -59,6 +59,9 @@ pub struct PortSpec {
     pub gateways: Vec<IpAddr>,
     /// What its traffic is held to.
     pub shapers: Shapers,
+    /// Whether TCP segments to it may be merged, where the kernel offers what
+    /// that takes: only to one that forwards nothing.
+    pub gro: bool,
 }
 
 /// Who is at a port's far end: what the pipeline asks of a port.
@@ -127,12 +130,15 @@ pub struct Port {
     pub(crate) dirty: bool,
     /// Is in the engine's list of ports that the pool could not fill.
     pub(crate) hungry: bool,
+    /// TCP segments to it are merged.
+    pub(crate) merges: bool,
 }
 
 impl Port {
     /// A port of `spec`, without a frame so far.
     #[must_use]
     pub fn new(spec: PortSpec, now: Nanos) -> Self {
+        let merges = spec.gro && spec.xsk.features().can_merge();
         Self {
             endpoint: Endpoint {
                 id: spec.id,
@@ -152,6 +158,7 @@ impl Port {
             stuck: false,
             dirty: false,
             hungry: false,
+            merges,
         }
     }
 

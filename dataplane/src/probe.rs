@@ -64,11 +64,11 @@ impl Feature {
     pub fn cost(self) -> &'static str {
         match self {
             Self::MultiBuffer => {
-                "jumbo frames between local pods; without: pod MTU at most 3498, \
+                "jumbo frames between local pods, and GRO; without: pod MTU at most 3498, \
                  TCP between local pods at about a third"
             }
             Self::TxMetadata => {
-                "checksums between local pods are never computed; without: pods' \
+                "checksums between local pods are never computed, and GRO; without: pods' \
                  checksum offload is switched off, TCP at about two thirds"
             }
             Self::TxBudget => "one system call a batch; without: one for each 32 frames",

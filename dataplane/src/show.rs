@@ -64,6 +64,11 @@ struct PortRow {
     counters: PortCounters,
     #[serde(default)]
     shaping: Shaping,
+    #[serde(default)]
+    mtu: u32,
+    /// The largest packet that suits the limits, bytes.
+    #[serde(default)]
+    frame_mtu: u32,
 }
 
 /// The pod's name, or as much of its container's ID as people compare.
@@ -131,7 +136,11 @@ fn limits(rows: &[PortRow]) -> Option<Table> {
     let limited = rows.iter().filter(|row| row.shaping.is_limited());
     let mut table = table(&["INTERFACE", "LIMITS"]);
     for row in limited {
-        table.add_row([row.interface.clone(), row.shaping.lines().join("\n")]);
+        let mut lines = row.shaping.lines();
+        if row.frame_mtu < row.mtu {
+            lines.push(format!("packets of up to {} bytes", row.frame_mtu));
+        }
+        table.add_row([row.interface.clone(), lines.join("\n")]);
     }
     (table.row_count() > 0).then_some(table)
 }
@@ -169,6 +178,8 @@ fn host_ports(rows: &[HostPortRow]) -> String {
 struct Stats {
     ports: u64,
     worker: WorkerStats,
+    #[serde(default)]
+    merged_frames: u64,
     drops: Vec<DropRow>,
     xdp_statistics: BTreeMap<String, u64>,
     chunks: Chunks,
@@ -231,9 +242,10 @@ fn stats(stats: &Stats) -> String {
         "ports     {} with the host port\n\
          worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
+         gro       {} TCP segments became the end of another frame\n\
          chunks    {total} = {free} free + {fill} to be filled + {tx} being sent + {held} waiting \
          for limits: {sum}\n\n",
-        stats.ports
+        stats.ports, stats.merged_frames
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
     for row in stats.drops.iter().filter(|row| row.frames > 0) {
@@ -270,11 +282,13 @@ const KERNEL_DROPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the kernel offers, and how hostPorts are served from outside.
+/// What the kernel offers, and what it is enough for.
 #[derive(Debug, Deserialize)]
 struct Kernel {
     #[serde(flatten)]
     report: Report,
+    /// Of an older daemon: none.
+    gro: Option<bool>,
     /// Of an older daemon: none.
     uplink: Option<Uplink>,
 }
@@ -286,7 +300,19 @@ enum Uplink {
     Kernel { reason: String },
 }
 
-fn kernel(Kernel { report, uplink }: &Kernel) -> String {
+fn kernel(answer: &Kernel) -> String {
+    let Kernel {
+        report,
+        gro,
+        uplink,
+    } = answer;
+    let gro = match gro {
+        None => "",
+        Some(true) => "TCP segments to pods: merged, unless their network has \"gro\": false\n",
+        Some(false) => {
+            "TCP segments to pods: not merged, for want of multi-buffer or tx-metadata\n"
+        }
+    };
     let uplink = match uplink {
         None => String::new(),
         Some(Uplink::Served { interface, queues }) => {
@@ -310,7 +336,7 @@ fn kernel(Kernel { report, uplink }: &Kernel) -> String {
         };
         table.add_row([name, state, &finding.since, &finding.cost]);
     }
-    format!("Linux {}\n{uplink}\n{table}\n{reasons}", report.kernel)
+    format!("Linux {}\n{uplink}{gro}\n{table}\n{reasons}", report.kernel)
 }
 
 #[derive(Debug, Deserialize)]
@@ -458,7 +484,10 @@ mod tests {
 
     #[test]
     fn limits_are_said_in_words_below() {
-        let row = |interface: &str, shaping: Value| json!({"interface": interface, "counters": counters(), "shaping": shaping});
+        let row = |interface: &str, shaping: Value| {
+            json!({"interface": interface, "counters": counters(), "shaping": shaping,
+                   "mtu": 9000, "frame_mtu": 2500})
+        };
         let limit = json!({"rate": 10_000_000, "burst": 100_000});
         let rows = json!([
             row(
@@ -480,8 +509,10 @@ mod tests {
                 "slv1 ingress 10 Mbit/s, burst 12.5 kB",
                 "egress 10 Mbit/s, burst 12.5 kB",
                 "queue 5 ms",
+                "packets of up to 2500 bytes",
                 "slv3 egress 10 Mbit/s, burst 12.5 kB",
                 "queue 25 ms",
+                "packets of up to 2500 bytes",
             ]
         );
         let plain = render(What::Ports, json!([row("slv2", json!({}))])).unwrap();
@@ -508,6 +539,7 @@ mod tests {
             "ports": 2,
             "worker": {"turns": 9, "busy_turns": 4, "sleeps": 3, "chunks": 0,
                        "sessions": 5, "session_capacity": 60, "recycled_sessions": 2},
+            "merged_frames": 77,
             "drops": [{"reason": "martian", "frames": dropped, "help": "loopback"},
                       {"reason": "no-pod", "frames": 0, "help": "nobody"}],
             "xdp_statistics": {"rx_ring_full": dropped, "rx_dropped": 0},
@@ -521,6 +553,7 @@ mod tests {
     fn chunks_that_add_up_say_so() {
         assert!(stats_with(0, 0).contains("10 being sent + 5 waiting for limits: they add up"));
         assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
+        assert!(stats_with(0, 0).contains("77 TCP segments"));
         assert!(stats_with(5, 0).contains("5 on their way"));
     }
 
@@ -589,8 +622,9 @@ mod tests {
             {"feature": "multi-buffer", "state": "missing", "reason": "bind: EINVAL",
              "since": "6.6", "cost": "jumbo frames"},
             {"feature": "tx-metadata", "state": "without", "since": "6.8", "cost": "checksums"},
-        ]});
+        ], "gro": false});
         let text = render(What::Kernel, answer).unwrap();
+        assert!(text.contains("not merged"), "{text}");
         assert!(text.contains("multi-buffer: bind: EINVAL"), "{text}");
         assert!(text.contains("off (--without)"), "{text}");
     }

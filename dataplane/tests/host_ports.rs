@@ -204,6 +204,30 @@ fn after_the_first_packet_the_kernel_sees_no_more() {
 }
 
 #[test]
+fn what_is_translated_is_merged_as_what_it_becomes() {
+    for client in Client::all() {
+        let mut lab = lab();
+        client.open(&mut lab, TCP);
+        let part = |stream: Datagram, n: u32| {
+            let segment = stream.sequence(n * 200).dont_fragment();
+            segment.payload([7; 200 - b"question or answer".len()])
+        };
+        for n in 0..3 {
+            let frame = part(client.question(TCP), n).frame(client.link);
+            assert!(lab.inject(client.slot, &frame));
+        }
+        let whole = part(client.translated_question(TCP), 0).ttl(63);
+        let whole = (1..3).fold(whole, |whole, _| {
+            let whole = whole.payload(b"question or answer");
+            whole.payload([7; 200 - b"question or answer".len()])
+        });
+        let expected = whole.partial().frame(to(SERVER));
+        assert_eq!(only(&lab.run()), (SERVER, &expected[..]));
+        lab.assert_conserved();
+    }
+}
+
+#[test]
 fn the_kernel_sees_how_a_connection_begins_and_ends() {
     const SYN: u8 = 0x02;
     const SYN_ACK: u8 = 0x12;

@@ -60,19 +60,6 @@ fn sessions(lab: &mut Lab) -> u64 {
     lab.engine.counters().sessions.get()
 }
 
-/// Every frame that came has gone, no chunk is lost.
-#[track_caller]
-fn check(lab: &mut Lab, slots: u16) {
-    let (mut received, mut sent) = (0, 0);
-    for slot in 0..slots {
-        let counters = lab.counters(slot);
-        received += counters.rx_frames.get() + counters.icmp_errors.get();
-        sent += counters.tx_frames.get() + counters.drops.snapshot().values().sum::<u64>();
-    }
-    assert_eq!(received, sent);
-    lab.assert_no_chunk_lost();
-}
-
 #[test]
 fn an_answer_goes_back_where_the_question_came_from() {
     for make in PROTOCOLS {
@@ -99,7 +86,7 @@ fn an_answer_goes_back_where_the_question_came_from() {
             let other = SocketAddr::new(client.ip(), 4001);
             assert_eq!(way(&mut lab, SERVER, &make(server, other)), CLIENT);
             assert_eq!(way(&mut lab, CLIENT, &make(client, server)), SERVER);
-            check(&mut lab, 3);
+            lab.assert_conserved();
         }
     }
 }
@@ -116,7 +103,7 @@ fn a_pod_that_reaches_itself_through_a_service_gets_its_answers_back() {
     let mirror = build::udp((own, 53), (own, 53));
     assert_eq!(way(&mut lab, HOST, &mirror), SERVER);
     assert_eq!(sessions(&mut lab), 1);
-    check(&mut lab, 3);
+    lab.assert_conserved();
 }
 
 #[test]
@@ -133,7 +120,7 @@ fn what_is_from_no_pod_of_the_node_needs_no_session() {
         SERVER
     );
     assert_eq!(sessions(&mut lab), 0);
-    check(&mut lab, 3);
+    lab.assert_conserved();
 }
 
 #[test]
@@ -150,7 +137,7 @@ fn of_the_same_ports_directly_and_through_a_service_the_last_syn_wins() {
         assert_eq!(way(&mut lab, SERVER, &answer().flags(SYN_ACK)), CLIENT);
         assert_eq!(sessions(&mut lab), 0);
     }
-    check(&mut lab, 3);
+    lab.assert_conserved();
 }
 
 #[test]
@@ -165,7 +152,7 @@ fn of_the_same_ports_directly_and_through_a_service_the_last_datagram_wins() {
             assert_eq!(way(&mut lab, CLIENT, &question), SERVER);
             assert_eq!(way(&mut lab, SERVER, &reply), CLIENT);
         }
-        check(&mut lab, 3);
+        lab.assert_conserved();
     }
 }
 
@@ -184,7 +171,7 @@ fn a_connection_that_the_server_opens_is_no_answer() {
     assert_eq!(way(&mut lab, HOST, &answer().flags(SYN)), CLIENT);
     assert_eq!(way(&mut lab, CLIENT, &request().flags(SYN_ACK)), HOST);
     assert_eq!(sessions(&mut lab), 1);
-    check(&mut lab, 3);
+    lab.assert_conserved();
 }
 
 /// As after a restart of the daemon.
@@ -216,7 +203,7 @@ fn an_error_about_a_question_goes_back_where_that_came_from() {
         }
         assert_eq!(way(&mut lab, SERVER, &error), CLIENT);
         assert_eq!(sessions(&mut lab), 0);
-        check(&mut lab, 3);
+        lab.assert_conserved();
     }
 }
 
@@ -236,7 +223,7 @@ fn an_error_about_another_pods_answer_goes_the_plain_way() {
         |packet: &Datagram| build::icmp(v4(liar), v4(CLIENT), (3, 3), 0).payload(packet.packet());
     assert_eq!(way(&mut lab, liar, &about(&own)), HOST);
     assert_eq!(way(&mut lab, liar, &about(&question)), CLIENT);
-    check(&mut lab, 4);
+    lab.assert_conserved();
 }
 
 #[test]
@@ -261,7 +248,7 @@ fn fragments_follow_the_first() {
         let direct = fragments(server, other_client, 8);
         assert_eq!(send(&mut lab, SERVER, &direct), [CLIENT; 4]);
         assert_eq!(sessions(&mut lab), 1);
-        check(&mut lab, 3);
+        lab.assert_conserved();
     }
 }
 
@@ -300,7 +287,7 @@ fn a_flood_through_a_service_costs_others_nothing() {
     let counters = lab.engine.counters();
     let (in_use, recycled) = (counters.sessions.get(), counters.recycled_sessions.get());
     assert!(in_use <= 600 && recycled > 10_000, "{in_use}, {recycled}");
-    check(&mut lab, 5);
+    lab.assert_conserved();
 }
 
 #[test]

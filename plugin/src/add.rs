@@ -124,6 +124,7 @@ impl<'a> Add<'a> {
             uplink_mtu: Some(self.mtus.uplink),
             shaping: self.shaping.clone(),
             reshaped: false,
+            gro: self.settings.gro(),
         };
         attachment.validate().map_err(|error| {
             Error::ipam(format!(

@@ -246,6 +246,8 @@ pub(crate) struct Settings {
     snat: Option<bool>,
     /// Show the pod an address of the host as every hostPort client's.
     pub(crate) masq_all: bool,
+    /// Merge TCP segments on their way to the pod.
+    gro: Option<bool>,
     mark_masq_bit: Option<i64>,
     external_set_mark_chain: Option<String>,
     conditions_v4: Option<Vec<String>>,
@@ -276,6 +278,11 @@ impl Settings {
     /// Whether the pod reaches itself through its hostPorts.
     pub(crate) fn snat(&self) -> bool {
         self.snat.unwrap_or(true)
+    }
+
+    /// Whether TCP segments to the pod may be merged.
+    pub(crate) fn gro(&self) -> bool {
+        self.gro.unwrap_or(true)
     }
 
     fn portmap_keys(&self) -> PortmapKeys<'_> {
@@ -362,6 +369,7 @@ mod tests {
             (json!({"dataplane": {"worker": 2}}), "worker"),
             (json!({"conditionsV6": ["-i", "eth1"]}), "conditionsV6"),
             (json!({"snat": "yes"}), "yes"),
+            (json!({"gro": "off"}), "off"),
             (json!({"dataplane": {"maxPorts": 0}}), "maxPorts"),
         ] {
             let error = settings(object).unwrap_err();

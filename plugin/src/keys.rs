@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use sluice_control::Bandwidth;
 
 /// The keys that are read, here or elsewhere, beside those of `limits.rs`.
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
     "mtu",
     "localMtu",
     "ipMasq",
@@ -20,6 +20,7 @@ const OURS: [&str; 15] = [
     "logLevel",
     "snat",
     "masqAll",
+    "gro",
     "markMasqBit",
     "externalSetMarkChain",
     "conditionsV4",

@@ -39,7 +39,13 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
     /// The sender's CPU, and that of the receiver and of what forwards.
-    #[arg(long, value_name = "A,B", value_delimiter = ',', num_args = 2, default_value = "0,1")]
+    #[arg(
+        long,
+        value_name = "A,B",
+        value_delimiter = ',',
+        num_args = 2,
+        default_value = "0,1"
+    )]
     cpus: Vec<usize>,
     /// Where sluice and sluiced are, if not beside this program.
     #[arg(long, value_name = "DIR")]
@@ -183,8 +189,7 @@ impl Args {
 
     fn selected(&self) -> Result<Vec<Case>, String> {
         if let Some(ids) = &self.cases {
-            return cases::named(ids)
-                .map_err(|id| format!("there is no case {id:?}: see --list"));
+            return cases::named(ids).map_err(|id| format!("there is no case {id:?}: see --list"));
         }
         let mut all = cases::all();
         all.retain(|case| case.is_quick || !self.quick);

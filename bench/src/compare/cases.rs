@@ -184,67 +184,154 @@ pub(crate) fn all() -> Vec<Case> {
             .beside(Plain, &[Bridge, Ovs, BridgeWithoutNetfilter, Ptp])
             .also_together(&[Bridge, Ovs])
             .quick(),
-        Case::new("udp-hostport", "64-byte UDP, pod to another's hostPort", Work::Flood(PodToHostPort))
-            .beside(HostPort, &[Bridge])
-            .also_together(&[Bridge])
-            .quick(),
-        Case::new("udp-hostport-outside", "64-byte UDP, outside to a hostPort", Work::Flood(OutsideToHostPort))
-            .beside(HostPort, &[Bridge])
-            .also_together(&[Bridge]),
-        Case::new("udp-shaped", "64-byte UDP, pod to pod, limits above the load", Work::Flood(PodToPod))
-            .beside(Shaped, &[Bridge])
-            .also_together(&[Bridge])
-            .quick(),
-        Case::new("udp-sink", "64-byte UDP, pod to an XDP sink in a pod", Work::Sink)
-            .beside(Plain, &[Floor]),
-        Case::new("udp-service", "64-byte UDP, pod to a Service to a pod", Work::Flood(PodToService))
-            .beside(Service, &[Bridge]),
-        Case::new("udp-out", "64-byte UDP, pod to outside, masqueraded", Work::Flood(PodToOutside))
-            .beside(Plain, &[Bridge]),
-        Case::new("udp-host", "64-byte UDP, host to pod", Work::Flood(HostToPod))
-            .beside(Plain, &[Bridge]),
-        Case::new("udp-idle-pods", "64-byte UDP, pod to pod, beside idle pods", Work::Flood(PodToPod))
-            .scaling(Sluice, &[Crowd(0), Crowd(1), Crowd(100), Crowd(250)])
-            .scaling(Bridge, &[Crowd(0), Crowd(250)]),
-        Case::new("tcp", "TCP, one stream, pod to pod, local MTU", Work::Streams(PodToPod, 1))
-            .beside(Plain, &[Bridge, Ovs, JumboBridge, Ptp])
-            .also_together(&[Bridge, Ovs])
-            .quick(),
-        Case::new("tcp-shaped", "TCP, one stream, pod to pod, limits above the load", Work::Streams(PodToPod, 1))
-            .beside(Shaped, &[Bridge])
-            .also_together(&[Bridge]),
-        Case::new("tcp-8", "TCP, eight streams, pod to pod, local MTU", Work::Streams(PodToPod, 8))
-            .beside(Plain, &[Bridge, Ovs, JumboBridge]),
-        Case::new("tcp-1500", "TCP, one stream, pod to pod, MTU 1500", Work::Streams(PodToPod, 1))
-            .beside(Ethernet, &[Bridge]),
-        Case::new("tcp-8-1500", "TCP, eight streams, pod to pod, MTU 1500", Work::Streams(PodToPod, 8))
-            .beside(Ethernet, &[Bridge]),
-        Case::new("tcp-in", "TCP, one stream, outside to pod, MTU 1500", Work::Streams(OutsideToPod, 1))
-            .beside(Plain, &[Bridge])
-            .quick(),
-        Case::new("tcp-out", "TCP, one stream, pod to outside, MTU 1500", Work::Streams(PodToOutside, 1))
-            .beside(Plain, &[Bridge]),
-        Case::new("tcp-host", "TCP, one stream, host to pod", Work::Streams(HostToPod, 1))
-            .beside(Plain, &[Bridge]),
-        Case::new("udp-rr", "UDP request and response, pod to pod", Work::UdpEcho(PodToPod))
-            .beside(Plain, &[Bridge, Ovs, BridgeWithoutNetfilter, Ptp])
-            .also_together(&[Bridge, Ovs])
-            .quick(),
-        Case::new("tcp-rr", "TCP request and response, pod to pod", Work::TcpEcho(PodToPod))
-            .beside(Plain, &[Bridge, Ovs])
-            .also_together(&[Bridge]),
-        Case::new("udp-rr-service", "UDP request and response, pod to a Service to a pod", Work::UdpEcho(PodToService))
-            .beside(Service, &[Bridge]),
-        Case::new("first-packet", "first packet of a connection, outside to a hostPort", Work::FirstPacket)
-            .scaling(Sluice, &[HostPorts(1), HostPorts(100), HostPorts(10_000)])
-            .scaling(Bridge, &[HostPorts(1), HostPorts(100)]),
-        Case::new("add", "ADD and DEL with hostPort and limits, one at a time", Work::AddDel(1))
-            .beside(Whole, &[Bridge])
-            .quick(),
-        Case::new("add-50", "ADD and DEL with hostPort and limits, 50 at once", Work::AddDel(50))
-            .beside(Whole, &[Bridge]),
-        Case::new("rest", "the daemon at rest", Work::Rest)
-            .scaling(Sluice, &[Crowd(250)]),
+        Case::new(
+            "udp-hostport",
+            "64-byte UDP, pod to another's hostPort",
+            Work::Flood(PodToHostPort),
+        )
+        .beside(HostPort, &[Bridge])
+        .also_together(&[Bridge])
+        .quick(),
+        Case::new(
+            "udp-hostport-outside",
+            "64-byte UDP, outside to a hostPort",
+            Work::Flood(OutsideToHostPort),
+        )
+        .beside(HostPort, &[Bridge])
+        .also_together(&[Bridge]),
+        Case::new(
+            "udp-shaped",
+            "64-byte UDP, pod to pod, limits above the load",
+            Work::Flood(PodToPod),
+        )
+        .beside(Shaped, &[Bridge])
+        .also_together(&[Bridge])
+        .quick(),
+        Case::new(
+            "udp-sink",
+            "64-byte UDP, pod to an XDP sink in a pod",
+            Work::Sink,
+        )
+        .beside(Plain, &[Floor]),
+        Case::new(
+            "udp-service",
+            "64-byte UDP, pod to a Service to a pod",
+            Work::Flood(PodToService),
+        )
+        .beside(Service, &[Bridge]),
+        Case::new(
+            "udp-out",
+            "64-byte UDP, pod to outside, masqueraded",
+            Work::Flood(PodToOutside),
+        )
+        .beside(Plain, &[Bridge]),
+        Case::new(
+            "udp-host",
+            "64-byte UDP, host to pod",
+            Work::Flood(HostToPod),
+        )
+        .beside(Plain, &[Bridge]),
+        Case::new(
+            "udp-idle-pods",
+            "64-byte UDP, pod to pod, beside idle pods",
+            Work::Flood(PodToPod),
+        )
+        .scaling(Sluice, &[Crowd(0), Crowd(1), Crowd(100), Crowd(250)])
+        .scaling(Bridge, &[Crowd(0), Crowd(250)]),
+        Case::new(
+            "tcp",
+            "TCP, one stream, pod to pod, local MTU",
+            Work::Streams(PodToPod, 1),
+        )
+        .beside(Plain, &[Bridge, Ovs, JumboBridge, Ptp])
+        .also_together(&[Bridge, Ovs])
+        .quick(),
+        Case::new(
+            "tcp-shaped",
+            "TCP, one stream, pod to pod, limits above the load",
+            Work::Streams(PodToPod, 1),
+        )
+        .beside(Shaped, &[Bridge])
+        .also_together(&[Bridge]),
+        Case::new(
+            "tcp-8",
+            "TCP, eight streams, pod to pod, local MTU",
+            Work::Streams(PodToPod, 8),
+        )
+        .beside(Plain, &[Bridge, Ovs, JumboBridge]),
+        Case::new(
+            "tcp-1500",
+            "TCP, one stream, pod to pod, MTU 1500",
+            Work::Streams(PodToPod, 1),
+        )
+        .beside(Ethernet, &[Bridge]),
+        Case::new(
+            "tcp-8-1500",
+            "TCP, eight streams, pod to pod, MTU 1500",
+            Work::Streams(PodToPod, 8),
+        )
+        .beside(Ethernet, &[Bridge]),
+        Case::new(
+            "tcp-in",
+            "TCP, one stream, outside to pod, MTU 1500",
+            Work::Streams(OutsideToPod, 1),
+        )
+        .beside(Plain, &[Bridge])
+        .quick(),
+        Case::new(
+            "tcp-out",
+            "TCP, one stream, pod to outside, MTU 1500",
+            Work::Streams(PodToOutside, 1),
+        )
+        .beside(Plain, &[Bridge]),
+        Case::new(
+            "tcp-host",
+            "TCP, one stream, host to pod",
+            Work::Streams(HostToPod, 1),
+        )
+        .beside(Plain, &[Bridge]),
+        Case::new(
+            "udp-rr",
+            "UDP request and response, pod to pod",
+            Work::UdpEcho(PodToPod),
+        )
+        .beside(Plain, &[Bridge, Ovs, BridgeWithoutNetfilter, Ptp])
+        .also_together(&[Bridge, Ovs])
+        .quick(),
+        Case::new(
+            "tcp-rr",
+            "TCP request and response, pod to pod",
+            Work::TcpEcho(PodToPod),
+        )
+        .beside(Plain, &[Bridge, Ovs])
+        .also_together(&[Bridge]),
+        Case::new(
+            "udp-rr-service",
+            "UDP request and response, pod to a Service to a pod",
+            Work::UdpEcho(PodToService),
+        )
+        .beside(Service, &[Bridge]),
+        Case::new(
+            "first-packet",
+            "first packet of a connection, outside to a hostPort",
+            Work::FirstPacket,
+        )
+        .scaling(Sluice, &[HostPorts(1), HostPorts(100), HostPorts(10_000)])
+        .scaling(Bridge, &[HostPorts(1), HostPorts(100)]),
+        Case::new(
+            "add",
+            "ADD and DEL with hostPort and limits, one at a time",
+            Work::AddDel(1),
+        )
+        .beside(Whole, &[Bridge])
+        .quick(),
+        Case::new(
+            "add-50",
+            "ADD and DEL with hostPort and limits, 50 at once",
+            Work::AddDel(50),
+        )
+        .beside(Whole, &[Bridge]),
+        Case::new("rest", "the daemon at rest", Work::Rest).scaling(Sluice, &[Crowd(250)]),
     ]
 }
 

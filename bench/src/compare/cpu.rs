@@ -50,7 +50,10 @@ pub(crate) fn process_nanoseconds(pid: u32) -> Result<u64, TopologyError> {
     for task in fs::read_dir(&folder).map_err(failed)? {
         let file = task.map_err(failed)?.path().join("schedstat");
         let text = fs::read_to_string(file).map_err(failed)?;
-        let own = text.split_whitespace().next().and_then(|own| own.parse().ok());
+        let own = text
+            .split_whitespace()
+            .next()
+            .and_then(|own| own.parse().ok());
         let own: u64 = own.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
         sum += own;
     }

@@ -8,9 +8,7 @@ use super::measure::{Better, Measure};
 use crate::report::{
     ArmReport, CaseReport, Comparison, Distance, GoalRow, Measured, Problem, Sample, Scope,
 };
-use crate::stats::{
-    Estimate, bootstrapped_median, median, paired_ratio, percentile, pooled_ratio,
-};
+use crate::stats::{Estimate, bootstrapped_median, median, paired_ratio, percentile, pooled_ratio};
 
 /// Intervals come out the same of the same samples.
 const SEED: u64 = 2544;
@@ -69,16 +67,16 @@ fn comparisons(case: &Case, arms: &[ArmReport]) -> Vec<Comparison> {
         let measures = arms[*ours].medians.keys().copied();
         for measure in measures.filter(|measure| measure.is_compared()) {
             let mut compare = |scope, other: usize| {
-                rows.extend(measured_ratio(&arms[*ours], &arms[other], measure).map(|ratio| {
-                    Comparison {
+                rows.extend(
+                    measured_ratio(&arms[*ours], &arms[other], measure).map(|ratio| Comparison {
                         of: arms[*ours].label.clone(),
                         against: arms[other].label.clone(),
                         scope,
                         placement: arms[other].placement,
                         measure,
                         ratio,
-                    }
-                }));
+                    }),
+                );
             };
             compare(Scope::Same, *theirs);
             if let Some(together) = together(case, theirs_arm) {
@@ -139,7 +137,12 @@ fn estimate(pairs: &[(&Sample, &Sample)], measure: Measure) -> Option<Estimate> 
     if let Some(percent) = measure.pooled_percentile() {
         let pools: Vec<_> = pairs
             .iter()
-            .filter_map(|(a, b)| Some((a.pools.get(&measure)?.clone(), b.pools.get(&measure)?.clone())))
+            .filter_map(|(a, b)| {
+                Some((
+                    a.pools.get(&measure)?.clone(),
+                    b.pools.get(&measure)?.clone(),
+                ))
+            })
             .collect();
         return pooled_ratio(&pools, percent, SEED);
     }
@@ -157,9 +160,8 @@ pub(crate) fn goals(goals: &[Goal], cases: &[CaseReport]) -> Vec<GoalRow> {
         let case = cases.iter().find(|case| case.id == goal.case);
         let mut row = |scope, value, stretch| {
             let measured = case.and_then(|case| measured(goal, case, scope));
-            let verdict = measured.map(|measured| {
-                Verdict::of(&measured.all, goal.measure.better(), value, stretch)
-            });
+            let verdict = measured
+                .map(|measured| Verdict::of(&measured.all, goal.measure.better(), value, stretch));
             rows.push(GoalRow {
                 figure: goal.figure.clone(),
                 against: goal.against.clone(),
@@ -190,7 +192,9 @@ fn measured(goal: &Goal, case: &CaseReport, scope: Scope) -> Option<Measured> {
     let mut rows = case.comparisons.iter().filter(fits);
     // Where there is one placement only, it is the best.
     let last = rows.clone().next_back();
-    rows.find(|row| row.scope == scope).or(last).map(|row| row.ratio)
+    rows.find(|row| row.scope == scope)
+        .or(last)
+        .map(|row| row.ratio)
 }
 
 fn absolute(arm: &ArmReport, measure: Measure) -> Option<Measured> {
@@ -243,7 +247,10 @@ mod tests {
     fn pairs_on_near_and_on_far_cores_are_apart() {
         let report = three([[3.0, 8.0, 50.0, 3.0], [1.0, 2.0, 1.0, 1.0], [1.0; 4]]);
         let same = &report.comparisons[0];
-        assert_eq!((same.scope, same.placement), (Scope::Same, Placement::Apart));
+        assert_eq!(
+            (same.scope, same.placement),
+            (Scope::Same, Placement::Apart)
+        );
         assert_eq!(same.ratio.all.value, 3.5);
         assert_eq!(same.ratio.all.n, 4);
         let near = same.ratio.near.unwrap();
@@ -256,11 +263,17 @@ mod tests {
     fn the_best_is_against_the_others_better_placement() {
         let report = three([[6.0; 4], [1.0; 4], [2.0; 4]]);
         let best = &report.comparisons[1];
-        assert_eq!((best.scope, best.placement), (Scope::Best, Placement::Together));
+        assert_eq!(
+            (best.scope, best.placement),
+            (Scope::Best, Placement::Together)
+        );
         assert_eq!(best.ratio.all.value, 3.0);
         let report = three([[6.0; 4], [2.0; 4], [1.0; 4]]);
         let best = &report.comparisons[1];
-        assert_eq!((best.scope, best.placement), (Scope::Best, Placement::Apart));
+        assert_eq!(
+            (best.scope, best.placement),
+            (Scope::Best, Placement::Apart)
+        );
         assert_eq!(best.ratio.all.value, 3.0);
     }
 

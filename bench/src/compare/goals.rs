@@ -39,12 +39,7 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// Whether a measured figure reaches a goal.
-    pub(crate) fn of(
-        measured: &Estimate,
-        better: Better,
-        goal: f64,
-        stretch: Option<f64>,
-    ) -> Self {
+    pub(crate) fn of(measured: &Estimate, better: Better, goal: f64, stretch: Option<f64>) -> Self {
         let reaches = |value: f64, goal: f64| match better {
             Better::Higher => value >= goal,
             Better::Lower => value <= goal,
@@ -95,16 +90,14 @@ mod tests {
 
     #[test]
     fn the_bad_end_decides() {
-        let higher = |low, value| {
-            Verdict::of(&measured(low, value, 9.0), Better::Higher, 2.5, Some(3.0))
-        };
+        let higher =
+            |low, value| Verdict::of(&measured(low, value, 9.0), Better::Higher, 2.5, Some(3.0));
         assert_eq!(higher(3.0, 3.2), Verdict::Stretch);
         assert_eq!(higher(2.5, 3.2), Verdict::Holds);
         assert_eq!(higher(2.49, 3.2), Verdict::Unsure);
         assert_eq!(higher(2.0, 2.4), Verdict::Missed);
-        let lower = |value, high| {
-            Verdict::of(&measured(0.1, value, high), Better::Lower, 1.0, Some(0.5))
-        };
+        let lower =
+            |value, high| Verdict::of(&measured(0.1, value, high), Better::Lower, 1.0, Some(0.5));
         assert_eq!(lower(0.4, 0.5), Verdict::Stretch);
         assert_eq!(lower(0.4, 1.0), Verdict::Holds);
         assert_eq!(lower(0.9, 1.01), Verdict::Unsure);

@@ -48,10 +48,19 @@ fn cpu_model(cpuinfo: &str) -> String {
 fn versions(tools: &Tools) -> BTreeMap<String, String> {
     let bridge = tools.cni_path.join("bridge").to_string_lossy().into_owned();
     let all = [
-        ("sluiced", output(&tools.binaries.join("sluiced").to_string_lossy(), &["--version"])),
+        (
+            "sluiced",
+            output(
+                &tools.binaries.join("sluiced").to_string_lossy(),
+                &["--version"],
+            ),
+        ),
         ("reference plugins", output(&bridge, &[])),
         ("iptables", output("iptables", &["--version"])),
-        ("Open vSwitch", output("/usr/sbin/ovs-vswitchd", &["--version"])),
+        (
+            "Open vSwitch",
+            output("/usr/sbin/ovs-vswitchd", &["--version"]),
+        ),
         (
             "bridge-nf-call-iptables",
             read("/proc/sys/net/bridge/bridge-nf-call-iptables"),
@@ -72,7 +81,9 @@ fn output(program: &str, words: &[&str]) -> String {
     // The reference plugins say what they are on stderr.
     let said = output.map(|output| [output.stdout, output.stderr].concat());
     let said = said.map(|said| String::from_utf8_lossy(&said).into_owned());
-    let first = said.ok().and_then(|said| said.lines().next().map(str::to_owned));
+    let first = said
+        .ok()
+        .and_then(|said| said.lines().next().map(str::to_owned));
     first.unwrap_or_else(|| UNKNOWN.to_owned())
 }
 

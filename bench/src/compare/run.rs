@@ -31,7 +31,12 @@ impl Plan {
     pub(crate) fn estimate(&self) -> Duration {
         let specs: HashSet<_> = self.specs().collect();
         let built: Duration = specs.into_iter().map(building).sum();
-        built + self.cases.iter().map(|case| self.case_time(case)).sum::<Duration>()
+        built
+            + self
+                .cases
+                .iter()
+                .map(|case| self.case_time(case))
+                .sum::<Duration>()
     }
 
     fn specs(&self) -> impl Iterator<Item = BedSpec> {
@@ -121,7 +126,8 @@ impl Plan {
                 let arm = &case.arms[index];
                 if let (true, Some(Ok(bed))) = (working.contains(&index), beds.built.get(&arm.spec))
                 {
-                    beds.bar.set_message(format!("{}, {}", case.id, arm.label()));
+                    beds.bar
+                        .set_message(format!("{}, {}", case.id, arm.label()));
                     match sampler.take(bed, arm, case.work, round) {
                         Ok(sample) => samples[index].push(sample),
                         // What Ctrl-C broke is no problem of the arm.
@@ -140,7 +146,8 @@ impl Plan {
             }
         }
         for Problem { arm, cause, .. } in &problems {
-            beds.bar.suspend(|| eprintln!("{}, {arm}: {cause}", case.id));
+            beds.bar
+                .suspend(|| eprintln!("{}, {arm}: {cause}", case.id));
         }
         Ok(evaluate::case(case, samples, problems))
     }

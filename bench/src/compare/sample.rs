@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::cases::{Arm, Path, Placement, Work};
+use super::cpu;
 use super::measure::{Measure, Values};
 use super::traffic::{Talk, first_packets, flood, flood_into_sink, streams, tcp_echo, udp_echo};
-use super::cpu;
 use crate::cores;
 use crate::error::BenchError;
 use crate::report::Sample;
@@ -96,10 +96,15 @@ impl Sampler {
         let values = match work {
             Work::Flood(path) => flood(&talk(path))?,
             Work::Sink => {
-                let sink = bed.server.space.run(|| SinkProgram::count("eth0", POD_PORT))?;
+                let sink = bed
+                    .server
+                    .space
+                    .run(|| SinkProgram::count("eth0", POD_PORT))?;
                 let sink = sink.map_err(sink_failed)?;
                 let arrived = || sink.counted().map(|counted| counted.frames);
-                flood_into_sink(&talk(Path::PodToPod), || arrived().map_err(io::Error::other))?
+                flood_into_sink(&talk(Path::PodToPod), || {
+                    arrived().map_err(io::Error::other)
+                })?
             }
             Work::Streams(path, count) => streams(&talk(path), count)?,
             Work::UdpEcho(path) => udp_echo(&talk(path))?,
@@ -226,9 +231,7 @@ fn sink_failed(error: BenchError) -> TopologyError {
 }
 
 /// What a job took, in milliseconds.
-fn timed<T>(
-    job: impl FnOnce() -> Result<T, TopologyError>,
-) -> Result<(f64, T), TopologyError> {
+fn timed<T>(job: impl FnOnce() -> Result<T, TopologyError>) -> Result<(f64, T), TopologyError> {
     let start = Instant::now();
     let done = job()?;
     Ok((start.elapsed().as_secs_f64() * 1000.0, done))

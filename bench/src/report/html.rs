@@ -35,7 +35,12 @@ pub(crate) fn html(report: &Report) -> Result<String, Box<dyn Error>> {
         page += &format!("<p class=\"quick\">{title}</p>\n");
     }
     let setup = setup_rows(&report.setup).into_iter();
-    page += &table(&[], &setup.map(|(what, value)| vec![what, value]).collect::<Vec<_>>());
+    page += &table(
+        &[],
+        &setup
+            .map(|(what, value)| vec![what, value])
+            .collect::<Vec<_>>(),
+    );
     page += "<h2>Goals</h2>\n";
     page += &plot::goals(&report.goals)?.unwrap_or_default();
     page += &table(&GOAL_HEADS.map(str::to_owned), &goal_rows(&report.goals));

@@ -98,7 +98,15 @@ pub(super) fn setup_rows(setup: &Setup) -> Vec<(String, String)> {
 }
 
 pub(super) const GOAL_HEADS: [&str; 9] = [
-    "figure", "against", "placement", "measured", "near", "far", "goal", "stretch", "verdict",
+    "figure",
+    "against",
+    "placement",
+    "measured",
+    "near",
+    "far",
+    "goal",
+    "stretch",
+    "verdict",
 ];
 
 pub(super) fn goal_rows(goals: &[GoalRow]) -> Vec<Vec<String>> {
@@ -147,7 +155,10 @@ pub(super) fn arm_heads(case: &CaseReport) -> Vec<String> {
     let fixed = ["design", "placement"].map(str::to_owned).into_iter();
     let measures = measures(case).into_iter();
     let measured = measures.map(|measure| format!("{}, {}", measure.name(), measure.unit()));
-    fixed.chain(measured).chain(["samples".to_owned()]).collect()
+    fixed
+        .chain(measured)
+        .chain(["samples".to_owned()])
+        .collect()
 }
 
 /// What any arm of a case has.
@@ -177,7 +188,13 @@ pub(super) fn arm_rows(case: &CaseReport) -> Vec<Vec<String>> {
 }
 
 pub(super) const COMPARISON_HEADS: [&str; 7] = [
-    "ratio of", "to", "measure", "placement", "all", "near", "far",
+    "ratio of",
+    "to",
+    "measure",
+    "placement",
+    "all",
+    "near",
+    "far",
 ];
 
 pub(super) fn comparison_rows(case: &CaseReport) -> Vec<Vec<String>> {
@@ -207,7 +224,12 @@ fn interval(estimate: Option<&Estimate>) -> String {
         Some(estimate) if estimate.n < 3 => {
             format!("{} (n={})", number(estimate.value), estimate.n)
         }
-        Some(Estimate { value, low, high, n }) => {
+        Some(Estimate {
+            value,
+            low,
+            high,
+            n,
+        }) => {
             let [value, low, high] = [value, low, high].map(|value| number(*value));
             format!("{value} [{low} to {high}] (n={n})")
         }

@@ -46,7 +46,10 @@ pub(super) fn goals(goals: &[GoalRow]) -> Result<Option<String>, Box<dyn Error>>
     });
     drawn(count, |area| {
         let mut chart = ChartBuilder::on(area)
-            .caption("ratio of sluice to the other, with its 95 % interval", (FONT, 20))
+            .caption(
+                "ratio of sluice to the other, with its 95 % interval",
+                (FONT, 20),
+            )
             .margin(10)
             .x_label_area_size(45)
             .y_label_area_size(480)
@@ -58,9 +61,7 @@ pub(super) fn goals(goals: &[GoalRow]) -> Result<Option<String>, Box<dyn Error>>
             .configure_mesh()
             .disable_y_mesh()
             .y_labels(count)
-            .y_label_formatter(&|row| {
-                label_of(row, count, |row| goal_label(rows[row].0))
-            })
+            .y_label_formatter(&|row| label_of(row, count, |row| goal_label(rows[row].0)))
             .x_label_formatter(&|ratio| number(*ratio))
             .x_desc("ratio, logarithmic; |: the goal; green: the interval's bad end reaches it")
             .label_style((FONT, 13))
@@ -107,7 +108,10 @@ pub(super) fn samples(case: &CaseReport) -> Result<Option<String>, Box<dyn Error
             .filter_map(|sample| Some((*sample.values.get(&case.plotted)?, sample.distance())))
             .collect()
     };
-    let most = arms.iter().flat_map(|arm| values(arm)).map(|(value, _)| value);
+    let most = arms
+        .iter()
+        .flat_map(|arm| values(arm))
+        .map(|(value, _)| value);
     let Some(most) = most.reduce(f64::max) else {
         return Ok(None);
     };
@@ -167,11 +171,7 @@ pub(super) fn samples(case: &CaseReport) -> Result<Option<String>, Box<dyn Error
 }
 
 /// Labels go from the top down, the axis from the bottom up.
-fn label_of(
-    row: &SegmentValue<usize>,
-    count: usize,
-    label: impl Fn(usize) -> String,
-) -> String {
+fn label_of(row: &SegmentValue<usize>, count: usize, label: impl Fn(usize) -> String) -> String {
     match row {
         SegmentValue::CenterOf(row) if *row < count => label(count - 1 - row),
         _ => String::new(),

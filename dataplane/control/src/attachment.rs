@@ -103,6 +103,10 @@ pub struct Attachment {
     /// of the network's configuration any more.
     #[serde(default)]
     pub reshaped: bool,
+    /// Whether TCP segments to the pod may be merged (`gro`). A merged one says
+    /// not what it was made of, so a pod that forwards could not.
+    #[serde(default = "yes")]
+    pub gro: bool,
 }
 
 /// With the pod's name where it is known.

@@ -26,6 +26,7 @@ pub(crate) fn attachment() -> Attachment {
         mappings: Vec::new(),
         snat: true,
         masq_all: false,
+        gro: true,
         uplink_mtu: Some(1500),
         shaping: Shaping::default(),
         reshaped: false,

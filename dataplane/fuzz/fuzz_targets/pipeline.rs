@@ -21,6 +21,7 @@ const OPTIONS: LabOptions = LabOptions {
         tx_metadata: true,
         tx_budget: true,
     },
+    gro: true,
 };
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -85,9 +86,17 @@ fn conversation(slot: u16) -> Vec<Vec<u8>> {
     let ports = build::udp((v4(from), 4000 + from), (v4(to), 4000 + to));
     let question = build::udp((v6(to), 53), (v6(from), 53)).packet();
     let error = build::icmp(v6(from), v6(to), (1, 4), 0).payload(question);
+    // Three segments in order, of which the second may join the first.
+    let part = |sequence| {
+        let tcp = build::tcp((v6(from), 80), (v6(to), 80));
+        tcp.sequence(sequence).payload([0; 40])
+    };
     let mut frames = vec![
         tcp.clone().flags(0x02).frame(link(slot)),
         tcp.flags(0x10).partial().frame(link(slot)),
+        part(1).frame(link(slot)),
+        part(41).frame(link(slot)),
+        part(81).partial().flags(0x18).frame(link(slot)),
         udp.frame(link(slot)),
         error.frame(link(slot)),
     ];
@@ -123,13 +132,15 @@ fuzz_target!(|input: &[u8]| {
     let mut received = 0;
     let mut dropped = 0;
     let mut errors = 0;
+    let mut merged = 0;
     for slot in HOST..=UPLINK {
         let counters = lab.counters(slot);
         received += counters.rx_frames.get();
         errors += counters.icmp_errors.get();
+        merged += counters.merged_frames.get();
         dropped += counters.drops.snapshot().values().sum::<u64>();
     }
-    assert_eq!(received + errors, arrived + dropped);
+    assert_eq!(received + errors, arrived + merged + dropped);
     lab.assert_no_chunk_lost();
     let pool = lab.into_pool();
     assert_eq!(pool.free_chunks(), umem.chunks() as usize);

@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// Sends what may go by now, of each shaper a batch at most.
-    pub(super) fn release(&mut self, now: Nanos) {
+    pub(super) fn release_held(&mut self, now: Nanos) {
         while let Some((id, direction)) = self.timers.pop(now) {
             for _ in 0..BATCH_SIZE {
                 let Some(held) = self.next_released(id, direction, now) else {

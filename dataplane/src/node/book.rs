@@ -202,6 +202,7 @@ mod tests {
             uplink_mtu: None,
             shaping: Shaping::default(),
             reshaped: false,
+            gro: true,
         }
     }
 

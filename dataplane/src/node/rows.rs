@@ -39,9 +39,11 @@ pub(super) fn ports(wiring: &Wiring, book: &Book, uplink: &str) -> Value {
     host.chain(pods).chain(uplink).collect()
 }
 
-/// What the kernel offers, and how hostPorts are served from outside.
+/// What the kernel offers, whether that is enough to merge TCP segments, and how
+/// hostPorts are served from outside.
 pub(super) fn kernel(report: &Report, uplink: &uplink::State) -> Value {
     let mut answer = json!(report);
+    answer["gro"] = json!(report.features().can_merge());
     answer["uplink"] = json!(uplink);
     answer
 }
@@ -61,6 +63,7 @@ fn pod(entry: &Entry) -> Value {
     row["frame_mtu"] = json!(attachment.frame_mtu());
     row["shaping"] = json!(attachment.shaping);
     row["ip_masq"] = json!(attachment.ip_masq);
+    row["gro"] = json!(attachment.gro);
     row
 }
 
@@ -156,6 +159,7 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     json!({
         "ports": ports.len(),
         "worker": worker,
+        "merged_frames": sum(&|port| port.merged_frames.get()),
         "drops": drops.collect::<Value>(),
         "xdp_statistics": total(ports.iter().filter_map(|port| port.socket.statistics())),
         "chunks": {

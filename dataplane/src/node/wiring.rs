@@ -241,6 +241,7 @@ impl Wiring {
                 .collect(),
             gateways: gateways(attachment),
             shapers: Shapers::new(&attachment.shaping, attachment.frame_mtu()),
+            gro: attachment.gro,
         })
     }
 
@@ -364,6 +365,7 @@ impl Wiring {
             addresses: Vec::new(),
             gateways: HostPort::next_hops(),
             shapers: Shapers::default(),
+            gro: false,
         })?;
         self.host = Some(host);
         Ok(())
@@ -431,6 +433,7 @@ impl Wiring {
                 addresses: Vec::new(),
                 gateways: Vec::new(),
                 shapers: Shapers::default(),
+                gro: false,
             })?;
             let socket = wired.socket.clone();
             self.uplink.push(wired);
@@ -462,6 +465,7 @@ impl Wiring {
             addresses: port.addresses,
             gateways: port.gateways,
             shapers: port.shapers,
+            gro: port.gro,
         })?;
         Ok(Wired {
             id: port.id,
@@ -688,4 +692,5 @@ struct NewPort<'a> {
     addresses: Vec<IpAddr>,
     gateways: Vec<IpAddr>,
     shapers: Shapers,
+    gro: bool,
 }

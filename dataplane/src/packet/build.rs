@@ -29,8 +29,8 @@ use super::transport::{Icmp, Sctp, Tcp, Udp};
 use super::{crc32c, ipv4, ipv6, protocol};
 
 /// An IP datagram in the making. Unless told otherwise: a hop limit of 64, no
-/// options, no payload, a complete transport checksum, and in IPv4 neither
-/// an identification nor the flag "don't fragment".
+/// options, no payload, no class, a complete transport checksum, and in IPv4
+/// neither an identification nor the flag "don't fragment".
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Datagram {
@@ -39,7 +39,8 @@ pub struct Datagram {
     ttl: u8,
     traffic_class: u8,
     dont_fragment: bool,
-    identification: u16,
+    identification: Option<u16>,
+    flow_label: u32,
     options: Vec<u8>,
     extensions: Vec<(u8, Vec<u8>)>,
     protocol: u8,
@@ -66,7 +67,8 @@ pub fn raw(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, protocol: u8) -> Data
         ttl: 64,
         traffic_class: 0,
         dont_fragment: false,
-        identification: 1,
+        identification: None,
+        flow_label: 0,
         options: Vec::new(),
         extensions: Vec::new(),
         protocol,
@@ -211,12 +213,56 @@ impl Datagram {
     }
 
     /// Sets the flags of a TCP segment, the eight from CWR to FIN.
-    pub fn flags(mut self, flags: u8) -> Self {
+    pub fn flags(self, flags: u8) -> Self {
+        self.with_tcp(|header| {
+            let offset = header.offset_flags.get() & 0xf000;
+            header.offset_flags = (offset | u16::from(flags)).into();
+        })
+    }
+
+    /// Sets the sequence number of a TCP segment.
+    pub fn sequence(self, sequence: u32) -> Self {
+        self.with_tcp(|header| header.sequence = sequence.into())
+    }
+
+    /// Sets the acknowledgment number of a TCP segment.
+    pub fn acknowledgment(self, acknowledgment: u32) -> Self {
+        self.with_tcp(|header| header.acknowledgment = acknowledgment.into())
+    }
+
+    /// Sets the window of a TCP segment, as it stands in the header.
+    pub fn window(self, window: u16) -> Self {
+        self.with_tcp(|header| header.window = window.into())
+    }
+
+    /// Appends options of TCP, at most 40 bytes in whole words: before the
+    /// payload.
+    pub fn tcp_options(mut self, options: &[u8]) -> Self {
+        self.upper.extend(options);
+        let words = len_u16(options.len() / 4);
+        self.with_tcp(|header| {
+            header.offset_flags = (header.offset_flags.get() + (words << 12)).into();
+        })
+    }
+
+    fn with_tcp(mut self, change: impl FnOnce(&mut Tcp)) -> Self {
         if self.protocol == protocol::TCP
             && let Ok((header, _)) = Tcp::mut_from_prefix(&mut self.upper)
         {
-            header.offset_flags = (0x5000 | u16::from(flags)).into();
+            change(header);
         }
+        self
+    }
+
+    /// Sets IPv4's type of service, or IPv6's traffic class.
+    pub fn traffic_class(mut self, class: u8) -> Self {
+        self.traffic_class = class;
+        self
+    }
+
+    /// Sets IPv6's flow label.
+    pub fn flow_label(mut self, label: u32) -> Self {
+        self.flow_label = label;
         self
     }
 
@@ -226,21 +272,15 @@ impl Datagram {
         self
     }
 
-    /// Sets type of service or traffic class: DSCP, and in the low two bits ECN.
-    pub fn traffic_class(mut self, traffic_class: u8) -> Self {
-        self.traffic_class = traffic_class;
-        self
-    }
-
     /// Sets the flag of IPv4.
     pub fn dont_fragment(mut self) -> Self {
         self.dont_fragment = true;
         self
     }
 
-    /// Sets what tells the fragments of this datagram from others'.
+    /// Sets what tells this datagram, or its fragments, from others.
     pub fn identification(mut self, identification: u16) -> Self {
-        self.identification = identification;
+        self.identification = Some(identification);
         self
     }
 
@@ -379,6 +419,12 @@ impl Datagram {
         }
     }
 
+    /// The identification; unless it was set, 1 in fragments, else 0.
+    fn id_of(&self, place: Option<Place>) -> u16 {
+        let unset = u16::from(place.is_some());
+        self.identification.unwrap_or(unset)
+    }
+
     fn in_ipv4(
         &self,
         src: Ipv4Addr,
@@ -401,7 +447,7 @@ impl Datagram {
                 | u8::try_from(header_len / 4).expect("at most 40 bytes of options"),
             tos: self.traffic_class,
             total_length: len_u16(header_len + payload.len()).into(),
-            identification: place.map_or(0, |_| self.identification).into(),
+            identification: self.id_of(place).into(),
             flags_fragment: flags_fragment.into(),
             ttl: self.ttl,
             protocol: self.protocol,
@@ -426,7 +472,7 @@ impl Datagram {
         let mut headers = self.extensions.clone();
         if let Some(place) = place {
             let [high, low] = (place.offset | u16::from(place.more)).to_be_bytes();
-            let [id_high, id_low] = self.identification.to_be_bytes();
+            let [id_high, id_low] = self.id_of(Some(place)).to_be_bytes();
             headers.push((ipv6::FRAGMENT, vec![high, low, 0, 0, id_high, id_low]));
         }
         let mut kinds = headers.iter().map(|(kind, _)| *kind).chain([self.protocol]);
@@ -442,7 +488,10 @@ impl Datagram {
             chain.resize(start + len, 0);
         }
         let header = ipv6::Header {
-            version_class_flow: (ipv6::VERSION | u32::from(self.traffic_class) << 20).into(),
+            version_class_flow: (ipv6::VERSION
+                | u32::from(self.traffic_class) << 20
+                | self.flow_label)
+                .into(),
             payload_length: len_u16(chain.len() + payload.len()).into(),
             next_header,
             hop_limit: self.ttl,

@@ -6,12 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use zerocopy::FromBytes;
 
 use super::transport::Tcp;
+use super::transport::flag::{ACK, FIN, RST, SYN};
 use super::{Ip, protocol};
-
-const FIN: u16 = 1;
-const SYN: u16 = 1 << 1;
-const RST: u16 = 1 << 2;
-const ACK: u16 = 1 << 4;
 
 /// One direction of a conversation between two ports.
 ///

@@ -30,6 +30,7 @@ pub mod ndisc;
 pub mod offload;
 pub mod quote;
 pub mod rewrite;
+pub mod segment;
 pub mod translate;
 mod transport;
 mod tunnel;

@@ -19,6 +19,17 @@ pub(super) struct Tcp {
     pub(super) urgent: U16,
 }
 
+/// The flags of a TCP segment (RFC 9293 section 3.1, RFC 3168 section 6.1).
+pub(super) mod flag {
+    pub(in super::super) const FIN: u16 = 1;
+    pub(in super::super) const SYN: u16 = 1 << 1;
+    pub(in super::super) const RST: u16 = 1 << 2;
+    pub(in super::super) const PSH: u16 = 1 << 3;
+    pub(in super::super) const ACK: u16 = 1 << 4;
+    pub(in super::super) const URG: u16 = 1 << 5;
+    pub(in super::super) const CWR: u16 = 1 << 7;
+}
+
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Udp {

@@ -1,5 +1,9 @@
 //! Who owns a chunk, and who a packet. Values that only this folder makes.
 
+/// Chunks of the longest frame. The kernel has room for one more (its
+/// `MAX_SKB_FRAGS`, 17, besides the first).
+pub const MAX_CHUNKS: u16 = 17;
+
 /// Owns one chunk.
 #[must_use = "a chunk that is dropped is lost"]
 #[derive(Debug)]

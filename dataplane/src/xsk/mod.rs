@@ -6,11 +6,11 @@
 //! One argument carries every block in this folder: **each chunk of the UMEM
 //! has exactly one owner at any time**, and the owner is a value.
 //!
-//! - A [`Chunk`] owns one chunk, a [`Frame`] a chain of them. Neither can be
-//!   copied, and only this module mints them: when the UMEM is made (every
-//!   chunk once, into the first [`FramePool`]), when the kernel returns a
-//!   chunk through an RX or COMPLETION ring, and when a closed socket's chunks
-//!   are reclaimed.
+//! - A [`Chunk`] owns one chunk, a [`Frame`] a chain of them, a [`Chain`] one
+//!   that grows. None can be copied, and only this module mints them: when the
+//!   UMEM is made (every chunk once, into the first [`FramePool`]), when the
+//!   kernel returns a chunk through an RX or COMPLETION ring, and when a closed
+//!   socket's chunks are reclaimed.
 //! - Giving a chunk to the kernel (FILL, TX) consumes the value. What the
 //!   kernel may write to is therefore never reachable from safe code.
 //! - The bytes and the side array's entry of a chunk are only touched through
@@ -27,6 +27,7 @@
     reason = "the AF_XDP ABI is shared memory and raw system calls"
 )]
 
+mod chain;
 mod cursor;
 mod doorbell;
 mod error;
@@ -39,9 +40,10 @@ mod socket;
 mod sys;
 mod umem;
 
+pub use chain::Chain;
 pub use doorbell::Doorbell;
 pub use error::XskError;
-pub use frame::{Chunk, Frame};
+pub use frame::{Chunk, Frame, MAX_CHUNKS};
 pub use handle::{Socket, Statistics};
 pub use pool::{Closed, FramePool};
 pub use rings::FILL_DEPTH;

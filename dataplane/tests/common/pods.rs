@@ -113,6 +113,7 @@ pub(crate) fn pod_with(number: u8, addresses: &[&str]) -> Attachment {
         uplink_mtu: None,
         shaping: Shaping::default(),
         reshaped: false,
+        gro: true,
     }
 }
 

@@ -127,9 +127,19 @@ fn a_dual_stack_pod_is_fully_configured() {
             "uplink_mtu": 1500,
             "shaping": {"queue_millis": 25, "ecn": true},
             "reshaped": false,
+            "gro": true,
         }])
     );
     assert_eq!(node.reserved(), ["10.77.0.2", "fd77::2"]);
+}
+
+#[test]
+fn a_network_whose_pods_forward_can_do_without_merged_segments() {
+    let (node, pod) = (Node::new(), Space::new("pod"));
+    let mut network = node.network();
+    network["gro"] = false.into();
+    node.add(&pod, &network).ok();
+    assert!(!node.daemon().attached()[0].gro);
 }
 
 #[test]

@@ -181,6 +181,7 @@ fn a_foreign_xdp_program_is_never_evicted() {
         uplink_mtu: None,
         shaping: Shaping::default(),
         reshaped: false,
+        gro: true,
     };
     let refused = node.client.ask(Request::Attach { attachment }).unwrap_err();
     let ClientError::Refused(refusal) = refused else {

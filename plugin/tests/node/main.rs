@@ -9,6 +9,7 @@ mod control;
 mod cut_off;
 mod endurance;
 mod failure;
+mod gro;
 mod hostport_cost;
 mod hostport_flood;
 mod hostports;

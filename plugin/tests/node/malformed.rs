@@ -107,7 +107,9 @@ fn random_length(random: &mut Pattern) -> usize {
 fn balance(counters: &[Counters]) -> (u64, u64) {
     let sum = |count: fn(&Counters) -> u64| counters.iter().map(count).sum::<u64>();
     let received = sum(|port| port.rx_frames) + sum(|port| port.icmp_errors);
-    let ended = sum(|port| port.tx_frames) + sum(|port| port.drops.values().sum());
+    let ended = sum(|port| port.tx_frames)
+        + sum(|port| port.merged_frames)
+        + sum(|port| port.drops.values().sum());
     (received, ended)
 }
 

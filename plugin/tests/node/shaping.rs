@@ -448,8 +448,7 @@ fn two_interfaces_of_a_pod_have_their_own_limits() {
     let address = result["ips"][0]["address"].as_str().unwrap();
     let (address, _) = address.split_once('/').unwrap();
     let addresses = [pod.v4(), address.parse().unwrap()];
-    for ((peer, address), [ingress, egress]) in
-        peers.iter().zip(addresses).zip([[10, 5], [2, 20]])
+    for ((peer, address), [ingress, egress]) in peers.iter().zip(addresses).zip([[10, 5], [2, 20]])
     {
         for (sender, rate) in [(Sender::Client, ingress), (Sender::Server, egress)] {
             let limit = Limit {
@@ -513,7 +512,11 @@ fn a_change_under_traffic_loses_no_frame() {
             });
             (send, receive)
         });
-        for rates in ["25M", "unlimited", "40M", "1G", "25M"].iter().cycle().take(20) {
+        for rates in ["25M", "unlimited", "40M", "1G", "25M"]
+            .iter()
+            .cycle()
+            .take(20)
+        {
             let words = format!("set bandwidth pod --ingress {rates} --egress {rates}");
             let words = format!("{words} --run-dir {}", node.run_dir().display());
             let done = node.sluiced(&words);
@@ -626,7 +629,10 @@ fn subnets_are_left_out() {
     let node = Node::start(&Options::default());
     let [free, peer] = ["free", "peer"].map(|name| node.add(name));
     let subnets = json!([format!("{}/32", free.v4())]);
-    let network = node.pods().with("ingressRate", MBIT).with("egressRate", MBIT);
+    let network = node
+        .pods()
+        .with("ingressRate", MBIT)
+        .with("egressRate", MBIT);
     let network = network.with("shaping", json!({"unshapedSubnets": subnets}));
     let pod = node.add_to(&network, "pod");
     for sender in [Sender::Client, Sender::Server] {
@@ -688,7 +694,10 @@ fn the_largest_burst_means_none_was_given() {
         let first_second = delivery.start + Duration::from_secs(1);
         let came = delivery.arrivals.iter().filter(|a| a.at <= first_second);
         let bytes: u64 = came.map(|arrival| arrival.bytes).sum();
-        assert!(bytes * 8 <= rate * 11 / 10, "{sender:?}: {bytes} bytes in second 1");
+        assert!(
+            bytes * 8 <= rate * 11 / 10,
+            "{sender:?}: {bytes} bytes in second 1"
+        );
     }
     finish(node, vec![pod, peer]);
 }

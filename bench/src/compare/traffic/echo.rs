@@ -91,7 +91,9 @@ fn ask(
         });
         let asking = scope.spawn(|| {
             let asked = cores::pin(talk.sender_cpu).and_then(|()| round_trips(talk, &mut exchange));
-            progress.over.store(true, std::sync::atomic::Ordering::Relaxed);
+            progress
+                .over
+                .store(true, std::sync::atomic::Ordering::Relaxed);
             asked
         });
         let panicked = |_| io::Error::other("a thread panicked");
@@ -131,7 +133,10 @@ fn round_trips(
     Ok(times)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "less than a minute in nanoseconds")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "less than a minute in nanoseconds"
+)]
 pub(super) fn micros(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1000.0
 }

@@ -64,7 +64,9 @@ impl Talk<'_> {
             socket.set_write_timeout(Some(PATIENCE))?;
             Ok(socket)
         };
-        self.client.run(connect)?.map_err(|error| self.unreached(error))
+        self.client
+            .run(connect)?
+            .map_err(|error| self.unreached(error))
     }
 
     /// A connection: the client's end and the server's.
@@ -232,5 +234,8 @@ impl Reading {
 
 /// Whether a call ended only because its time was up.
 fn is_patience(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }

@@ -79,7 +79,12 @@ fn open() -> OwnedFd {
     let socket = socket(family, SockType::Datagram, flags, protocol).unwrap();
     setsockopt(&socket, RcvBufForce, &(256 << 20)).unwrap();
     setsockopt(&socket, ReceiveTimestampns, &true).unwrap();
-    setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(REST.as_millis() as i64 / 2)).unwrap();
+    setsockopt(
+        &socket,
+        ReceiveTimeout,
+        &TimeVal::milliseconds(REST.as_millis() as i64 / 2),
+    )
+    .unwrap();
     socket
 }
 

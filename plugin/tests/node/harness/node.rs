@@ -55,6 +55,7 @@ pub(crate) struct Counters {
     pub(crate) rx_bytes: u64,
     pub(crate) tx_frames: u64,
     pub(crate) tx_bytes: u64,
+    pub(crate) merged_frames: u64,
     pub(crate) answered: u64,
     pub(crate) icmp_errors: u64,
     pub(crate) marked: u64,

@@ -32,6 +32,14 @@ impl Injector {
     }
 }
 
+/// A socket that takes and gives the frames of one interface: to be made inside
+/// its namespace.
+pub(super) fn bound(ifname: &str) -> OwnedFd {
+    let socket = raw(AddressFamily::Packet, Some(SockProtocol::EthAll));
+    bind(socket.as_raw_fd(), &link_address(ifname)).unwrap();
+    socket
+}
+
 /// Sees every frame of a namespace from now on, incoming and outgoing.
 pub(crate) struct Sniffer(OwnedFd);
 

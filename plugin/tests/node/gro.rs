@@ -1,0 +1,79 @@
+//! TCP segments of 1500 bytes on their way to a pod that takes 65,000.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::harness::bad_wire::BadWire;
+use crate::harness::flows::{Echo, connect, exchange};
+use crate::harness::{Node, Options, Pod, Space};
+
+const BYTES: usize = 20_000_000;
+
+fn can_merge(node: &Node) -> bool {
+    node.has_multi_buffer() && node.has_tx_metadata()
+}
+
+/// How many segments to the pod became the end of another.
+#[track_caller]
+fn merged(node: &Node, pod: &Pod) -> u64 {
+    node.row(pod).counters.merged_frames
+}
+
+fn count(space: &Space, key: &str) -> u64 {
+    let counters: Value = space.counters();
+    counters[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("nstat has no {key}"))
+}
+
+#[test]
+fn a_pod_gets_merged_what_others_send_in_small_segments() {
+    let node = Node::start(&Options::default());
+    let small = node.pods().with("localMtu", 1500);
+    let small = node.add_to(&small, "small");
+    let jumbo = node.add("jumbo");
+    let plain = node.add_to(&node.pods().with("gro", false), "plain");
+    for pod in [&jumbo, &plain] {
+        for address in pod.addresses() {
+            let echo = Echo::tcp(pod, address);
+            let before = merged(&node, pod);
+            exchange(&connect(&small, echo.address), BYTES, 1);
+            let expected = pod.id() == jumbo.id() && can_merge(&node);
+            assert_eq!(merged(&node, pod) > before, expected, "{address}");
+        }
+    }
+    // It cannot take more than it sends.
+    assert_eq!(merged(&node, &small), 0);
+    assert_eq!(
+        count(&jumbo, "TcpInErrs") + count(&jumbo, "TcpInCsumErrors"),
+        0
+    );
+    let shown = node.sluiced(&format!(
+        "show kernel --run-dir {}",
+        node.run_dir().display()
+    ));
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert_eq!(shown.contains("pods: merged"), can_merge(&node), "{shown}");
+    node.finish();
+}
+
+#[test]
+fn a_bad_wire_spoils_no_stream() {
+    let node = Node::start(&Options::default());
+    let pod = node.add("pod");
+    let addresses: Vec<IpAddr> = pod.addresses();
+    let _wire = BadWire::new(&node.site, &addresses);
+    for address in addresses {
+        let echo = Echo::tcp(&pod, address);
+        exchange(&connect(node.outside(), echo.address), BYTES, 2);
+    }
+    assert_eq!(merged(&node, &pod) > 0, can_merge(&node));
+    assert!(
+        count(node.outside(), "TcpRetransSegs") > 0,
+        "nothing was lost"
+    );
+    assert!(count(&pod, "TcpExtTCPOFOQueue") > 0, "nothing was late");
+    assert_eq!(count(&pod, "TcpInErrs") + count(&pod, "TcpInCsumErrors"), 0);
+    node.finish();
+}
