@@ -12,6 +12,7 @@ mod error;
 mod pktgen;
 mod report;
 mod rfc2544;
+mod shaping;
 mod stats;
 mod topology;
 mod xdp;
@@ -32,6 +33,8 @@ enum Command {
     Rfc2544(rfc2544::Args),
     /// Measure Sluice beside other pod networks, interleaved, in one run.
     Compare(compare::Args),
+    /// Measure limits on bandwidth beside the reference plugin's.
+    Shaping(shaping::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Pktgen(args) => pktgen::run(&args),
         Command::Rfc2544(args) => rfc2544::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Shaping(args) => shaping::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -197,7 +197,11 @@ impl Args {
     }
 }
 
-fn beside_this_program() -> Result<PathBuf, TopologyError> {
+/// The folder that this program lies in.
+///
+/// # Errors
+/// The kernel does not say.
+pub(crate) fn beside_this_program() -> Result<PathBuf, TopologyError> {
     let refused = |error| TopologyError::refused("find", "the folder of this program", error);
     let own = std::env::current_exe().map_err(refused)?;
     Ok(own.parent().map(Path::to_owned).unwrap_or_default())

@@ -101,7 +101,12 @@ impl Arm {
             }
             Feature::HostPorts(count) => format!("{name}, {count} hostPorts"),
             Feature::Crowd(count) => format!("{name}, {count} idle pods"),
+            Feature::Limited(_) | Feature::LimitedCrowd(..) if is_chain => {
+                format!("{name} + bandwidth")
+            }
             Feature::Plain
+            | Feature::Limited(_)
+            | Feature::LimitedCrowd(..)
             | Feature::HostPort
             | Feature::Shaped
             | Feature::Whole

@@ -12,7 +12,8 @@ mod run;
 mod sample;
 mod traffic;
 
-pub(crate) use args::{Args, run};
+pub(crate) use args::{Args, beside_this_program, run};
 pub(crate) use cases::Placement;
 pub(crate) use goals::Verdict;
 pub(crate) use measure::{Better, Measure, Values};
+pub(crate) use traffic::{Talk, streams};

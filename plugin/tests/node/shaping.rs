@@ -306,18 +306,12 @@ fn lost_in_rings(node: &Node, pod: &Pod) -> u64 {
     RING_LOSSES.iter().map(|name| statistics[*name]).sum()
 }
 
-/// Nothing waits any more, and nothing was dropped but by limits.
+/// Nothing waits any more.
 #[track_caller]
 fn finish(node: Node, pods: Vec<Pod>) {
     wait_until("no frame waits", || {
         (node.stats()["chunks"]["held"] == 0).then_some(())
     });
-    for row in node.ports() {
-        let reasons = ["queue-full", "queue-delay", "queue-memory", "too-big"];
-        let others = row.counters.drops.keys();
-        let mut others = others.filter(|reason| !reasons.contains(&reason.as_str()));
-        assert_eq!(others.next(), None, "{row:?}");
-    }
     drop(pods);
     node.finish();
 }
@@ -351,7 +345,12 @@ fn every_rate_between_pods_of_a_node() {
                 if protocol == Protocol::Udp && is_slow {
                     let came = datagrams(&delivery);
                     assert_ne!(shaped, 0, "{what}");
-                    assert_eq!(delivery.sent, came + shaped + lost, "{what}");
+                    let sent = delivery.sent;
+                    let seen = came + shaped + lost;
+                    assert_eq!(
+                        sent, seen,
+                        "{what}: {came} came, {shaped} were shaped away, {lost} lost"
+                    );
                 }
             }
         }
