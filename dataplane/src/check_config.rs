@@ -107,6 +107,7 @@ fn check_settings(
     findings.extend(conflist.notes().into_iter().map(Finding::note));
     findings.extend(check_limits(&conflist));
     findings.extend(check_cpus(settings.cpus.clone()));
+    findings.extend(cpus::shortage(settings.workers, &settings.cpus).map(Finding::note));
     Some(settings)
 }
 

@@ -1,6 +1,7 @@
 //! Counters that one thread writes and any thread may read.
 
 use std::collections::BTreeMap;
+use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -69,9 +70,10 @@ impl Drops {
 /// sequence, as in the pod's interface statistics.
 ///
 /// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` +
-/// `merged_frames` + drops, and what waits in shapers. Every frame received, and
-/// every ICMP error made of one that was dropped, is queued to a port, becomes
-/// the end of one that is, or is dropped. What a port's kernel then does with a queued
+/// `merged_frames` + drops, those included that a worker counts for itself, and
+/// what waits in shapers. Every frame received, and every ICMP error made of one
+/// that was dropped, is queued to a port, becomes the end of one that is, or is
+/// dropped. What a port's kernel then does with a queued
 /// frame is not in here: an interface that is down on the pod's side takes and
 /// loses it.
 #[derive(Debug, Default)]
@@ -158,7 +160,7 @@ impl PortCounters {
     }
 }
 
-/// What the worker counts for the node.
+/// What a worker counts for the node.
 #[derive(Debug, Default)]
 pub struct NodeCounters {
     /// Turns of the worker's loop.
@@ -169,7 +171,7 @@ pub struct NodeCounters {
     pub sleeps: Counter,
     /// Chunks of the UMEM.
     pub chunks: Counter,
-    /// Chunks in the pool.
+    /// Chunks in the worker's pool.
     pub free_chunks: Counter,
     /// Chunks of frames that wait in shapers.
     pub held_chunks: Counter,
@@ -182,9 +184,14 @@ pub struct NodeCounters {
     pub session_capacity: Counter,
     /// Sessions that have given way to a new one of their pod.
     pub recycled_sessions: Counter,
+    /// Frames handed to other workers.
+    pub handed_frames: Counter,
+    /// Drops of frames from other workers' ports, which no port of this one
+    /// counts.
+    pub drops: Drops,
 }
 
-/// The node's counters at one moment.
+/// A worker's counters at one moment, or the sum of several workers'.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct NodeSnapshot {
     /// Turns of the worker's loop.
@@ -195,7 +202,7 @@ pub struct NodeSnapshot {
     pub sleeps: u64,
     /// Chunks of the UMEM.
     pub chunks: u64,
-    /// Chunks in the pool.
+    /// Chunks in the worker's pool.
     pub free_chunks: u64,
     /// Chunks of frames that wait in shapers.
     pub held_chunks: u64,
@@ -207,6 +214,29 @@ pub struct NodeSnapshot {
     pub session_capacity: u64,
     /// Sessions that have given way to a new one of their pod.
     pub recycled_sessions: u64,
+    /// Frames handed to other workers.
+    pub handed_frames: u64,
+}
+
+impl Add for NodeSnapshot {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            turns: self.turns + other.turns,
+            busy_turns: self.busy_turns + other.busy_turns,
+            sleeps: self.sleeps + other.sleeps,
+            // The same for all.
+            chunks: self.chunks.max(other.chunks),
+            free_chunks: self.free_chunks + other.free_chunks,
+            held_chunks: self.held_chunks + other.held_chunks,
+            reclaimed_chunks: self.reclaimed_chunks + other.reclaimed_chunks,
+            sessions: self.sessions + other.sessions,
+            session_capacity: self.session_capacity + other.session_capacity,
+            recycled_sessions: self.recycled_sessions + other.recycled_sessions,
+            handed_frames: self.handed_frames + other.handed_frames,
+        }
+    }
 }
 
 impl NodeCounters {
@@ -224,6 +254,7 @@ impl NodeCounters {
             sessions: self.sessions.get(),
             session_capacity: self.session_capacity.get(),
             recycled_sessions: self.recycled_sessions.get(),
+            handed_frames: self.handed_frames.get(),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Binding a thread to the CPUs of `dataplane.cpus`.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::num::NonZero;
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -45,6 +48,23 @@ pub fn pin(cpus: &[u16]) -> Result<(), CpuError> {
     }
     set(cpus.iter().copied()).map_err(io::Error::from)?;
     Ok(())
+}
+
+/// What is wrong with so many workers on these CPUs, or on any if there are none
+/// named: more of the one than of the other.
+#[must_use]
+pub fn shortage(workers: u16, cpus: &[u16]) -> Option<String> {
+    let there = if cpus.is_empty() {
+        thread::available_parallelism().map_or(usize::MAX, NonZero::get)
+    } else {
+        cpus.iter().collect::<BTreeSet<_>>().len()
+    };
+    (usize::from(workers) > there).then(|| {
+        format!(
+            "dataplane.workers is {workers}, and there are {there} CPUs for them: they spin in \
+             each other's time; lower it, or name more in dataplane.cpus"
+        )
+    })
 }
 
 /// Those that the kernel gives a thread that asks for all: what the affinity of
@@ -105,6 +125,18 @@ mod tests {
             error.contains("CPU 1023 ") && error.ends_with(&list(&usable)),
             "{error}"
         );
+    }
+
+    #[test]
+    fn more_workers_than_cpus_are_too_many() {
+        assert_eq!(shortage(2, &[4, 5]), None);
+        assert_eq!(shortage(1, &[]), None);
+        let text = shortage(3, &[4, 5, 4]).unwrap();
+        assert!(
+            text.contains("workers is 3") && text.contains("2 CPUs"),
+            "{text}"
+        );
+        assert!(shortage(u16::MAX, &[]).is_some());
     }
 
     #[test]

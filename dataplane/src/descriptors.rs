@@ -6,9 +6,12 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sluice_dataplane::server::MAX_CONNECTIONS;
 
-/// Beside ports and clients: 23 of a daemon at rest (measured), those of nft
-/// while it runs, and room.
+/// Beside ports, clients and workers: 20 of a daemon at rest (measured), those of
+/// nft while it runs, and room.
 const BESIDE: u64 = 64;
+
+/// What each worker sleeps in and is woken by: epoll, an eventfd, a timerfd.
+const A_WORKER: u64 = 3;
 
 /// Why there are not enough.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +30,15 @@ pub(crate) enum DescriptorsError {
     System(#[from] io::Error),
 }
 
-/// Raises the soft limit as far as `max_ports` needs: a pod must not be refused
-/// later, nor clients cost a pod its socket.
+/// Raises the soft limit as far as so many ports and workers need: a pod must not
+/// be refused later, nor clients cost a pod its socket.
 ///
 /// # Errors
 /// The hard limit is lower, or the kernel refuses.
-pub(crate) fn reserve(max_ports: u16) -> Result<(), DescriptorsError> {
+pub(crate) fn reserve(max_ports: u16, workers: u16) -> Result<(), DescriptorsError> {
     let system = |errno: Errno| io::Error::from(errno);
     let (soft, limit) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system)?;
-    let needed = needed(max_ports);
+    let needed = needed(max_ports, workers);
     if soft >= needed {
         return Ok(());
     }
@@ -51,6 +54,7 @@ pub(crate) fn reserve(max_ports: u16) -> Result<(), DescriptorsError> {
 }
 
 /// A socket for each port, the host port's among them.
-fn needed(max_ports: u16) -> u64 {
-    u64::from(max_ports) + 1 + MAX_CONNECTIONS as u64 + BESIDE
+fn needed(max_ports: u16, workers: u16) -> u64 {
+    let workers = A_WORKER * u64::from(workers);
+    u64::from(max_ports) + 1 + MAX_CONNECTIONS as u64 + workers + BESIDE
 }

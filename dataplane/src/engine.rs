@@ -1,14 +1,19 @@
 //! The dataplane of one worker: its ports, tables and pool, and one turn of
 //! its loop. No thread, no sleep, no clock: those are the worker's.
 
+mod crossing;
 mod shaping;
 
+use std::net::IpAddr;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::NodeCounters;
 use crate::gro::{Arrival, Departure, Gro};
+use crate::handoff::{Crossing, Peers, Tell};
 use crate::mappings::Mappings;
+use crate::next_hops::{NextHops, Uplink};
 use crate::packet::offload::Partial;
 use crate::packet::{Ethernet, icmp, protocol};
 use crate::pipeline::{Destination, Handoff, Pipeline, Rejection};
@@ -33,6 +38,9 @@ pub struct Engine {
     pipeline: Pipeline,
     pool: FramePool,
     doorbell: Doorbell,
+    /// Which of the doorbell's bits are this worker's.
+    mine: Vec<u64>,
+    peers: Peers,
     gro: Gro,
     /// Slots whose rings are looked at in every turn; a bit each in `listed`.
     active: Vec<u16>,
@@ -51,11 +59,11 @@ pub struct Engine {
 /// What one turn did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
-    /// Frames received.
+    /// Frames received, from ports and from other workers.
     pub frames: usize,
     /// The chunks that they are made of.
     pub chunks: usize,
-    /// Some port has frames that the kernel has not taken yet.
+    /// Some frames wait for the kernel or for another worker to take them.
     pub pending: bool,
     /// When a frame that waits in a shaper may go.
     pub due: Option<Nanos>,
@@ -68,8 +76,15 @@ struct Received {
     chunks: usize,
 }
 
+impl AddAssign for Received {
+    fn add_assign(&mut self, more: Self) {
+        self.frames += more.frames;
+        self.chunks += more.chunks;
+    }
+}
+
 impl Engine {
-    /// An engine without ports, for slots below `slots`.
+    /// An engine without ports, for slots below `slots`: that of the only worker.
     #[must_use]
     pub fn new(pipeline: Pipeline, pool: FramePool, doorbell: Doorbell, slots: u16) -> Self {
         let counters = Arc::<NodeCounters>::default();
@@ -78,25 +93,41 @@ impl Engine {
         let capacity = pipeline.sessions().capacity();
         counters.session_capacity.set(capacity.into());
         let filled = usize::from(slots) * FILL_DEPTH as usize;
-        let budget = Budget::new(pool.free_chunks().saturating_sub(filled));
+        let budget = Budget::new((pool.umem().chunks() as usize).saturating_sub(filled));
         Self {
             ports: (0..slots).map(|_| None).collect(),
             pipeline,
             pool,
             listed: vec![0; doorbell.words().len()],
+            mine: vec![u64::MAX; doorbell.words().len()],
+            peers: Peers::none(),
             doorbell,
             gro: Gro::default(),
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
-            store: budget.store(),
+            store: budget.store(1),
             timers: Timers::new(slots.into()),
             budget,
             counters,
         }
     }
 
-    /// The node-wide counters.
+    /// Makes it one of several.
+    #[must_use]
+    pub fn among(mut self, peers: Peers) -> Self {
+        let ownership = peers.ownership();
+        self.mine = (0..)
+            .map(|word| ownership.mask(word))
+            .take(self.listed.len())
+            .collect();
+        self.store = self.budget.store(ownership.workers());
+        self.pipeline.ownership = ownership;
+        self.peers = peers;
+        self
+    }
+
+    /// What this worker counts for the node.
     #[must_use]
     pub fn counters(&self) -> &Arc<NodeCounters> {
         &self.counters
@@ -118,20 +149,28 @@ impl Engine {
         resumed.count()
     }
 
-    /// How many chunks are in the pool.
+    /// How many chunks are in this worker's pool.
     #[must_use]
     pub fn free_chunks(&self) -> usize {
         self.pool.free_chunks()
     }
 
-    /// The pool, when the engine is not needed any more.
+    /// How many free chunks no worker's pool has.
     #[must_use]
-    pub fn into_pool(self) -> FramePool {
+    pub fn stored_chunks(&self) -> usize {
+        self.pool.depot().map_or(0, |depot| depot.free_chunks())
+    }
+
+    /// The pool, when no engine is needed any more.
+    #[must_use]
+    pub fn into_pool(mut self) -> FramePool {
+        self.peers.discard(&mut self.pool);
         self.pool
     }
 
-    /// The sockets of all ports, when the engine is not needed any more.
-    pub(crate) fn into_sockets(self) -> impl Iterator<Item = Xsk> {
+    /// The sockets of all ports, when no engine is needed any more.
+    pub(crate) fn into_sockets(mut self) -> impl Iterator<Item = Xsk> {
+        self.peers.discard(&mut self.pool);
         self.ports.into_iter().flatten().map(|port| port.xsk)
     }
 
@@ -145,28 +184,41 @@ impl Engine {
     /// Adds a port and fills its FILL ring.
     ///
     /// # Errors
-    /// The specification back, if its slot is taken or beyond the last.
+    /// The specification back, if its slot is taken, beyond the last or another
+    /// worker's.
     pub fn add(&mut self, spec: PortSpec, now: Nanos) -> Result<&Port, Box<PortSpec>> {
         let id = spec.id;
+        if !self.pipeline.ownership.has(id) {
+            return Err(Box::new(spec));
+        }
         let Some(place @ None) = self.ports.get_mut(usize::from(id.slot)) else {
             return Err(Box::new(spec));
         };
+        learn(&mut self.pipeline, id, spec.kind, &spec.addresses);
         let port = place.insert(Box::new(Port::new(spec, now)));
         refill(port, &mut self.pool, &mut self.hungry);
         port.publish_gauges();
         self.counters
             .free_chunks
             .set(self.pool.free_chunks() as u64);
-        for address in &port.endpoint.addresses {
-            self.pipeline.pods.insert(*address, id);
-        }
-        match port.endpoint.kind {
-            PortKind::Host => self.pipeline.host = Some(id),
-            PortKind::Pod => {}
+        if port.endpoint.kind == PortKind::Uplink {
             // Its program rings no bell: this one is for good.
-            PortKind::Uplink => self.doorbell.ring(id.slot),
+            self.doorbell.ring(id.slot);
         }
         Ok(port)
+    }
+
+    /// Takes note of another worker's port.
+    pub fn learn(&mut self, id: PortId, kind: PortKind, addresses: &[IpAddr]) {
+        learn(&mut self.pipeline, id, kind, addresses);
+    }
+
+    /// Has frames go to a port no more, whoever has it.
+    pub fn forget(&mut self, id: PortId) {
+        self.pipeline.pods.remove(id);
+        if self.pipeline.host == Some(id) {
+            self.pipeline.host = None;
+        }
     }
 
     /// Takes a port out of all tables. Its chunks stay with its socket's rings
@@ -175,11 +227,8 @@ impl Engine {
         self.port(id)?;
         let mut port = self.ports.get_mut(usize::from(id.slot))?.take()?;
         self.discard_held(&mut port);
-        self.pipeline.pods.remove(id);
+        self.forget(id);
         self.pipeline.sessions_mut().remove_pod(id);
-        if self.pipeline.host == Some(id) {
-            self.pipeline.host = None;
-        }
         self.active.retain(|slot| *slot != id.slot);
         self.dirty.retain(|slot| *slot != id.slot);
         self.hungry.retain(|slot| *slot != id.slot);
@@ -200,8 +249,19 @@ impl Engine {
 
     /// Puts other mappings in place of these, which are returned: to be dropped
     /// where there is time for it.
-    pub fn set_mappings(&mut self, mappings: Mappings) -> Mappings {
+    pub fn set_mappings(&mut self, mappings: Arc<Mappings>) -> Arc<Mappings> {
         self.pipeline.set_mappings(mappings)
+    }
+
+    /// Sets what is known of the uplink; its next hops take the place of those
+    /// that are returned, as with [`Engine::set_mappings`].
+    pub fn set_uplink(&mut self, uplink: Uplink) -> NextHops {
+        let ports = self.ports.iter_mut().flatten();
+        for port in ports.filter(|port| port.endpoint.kind == PortKind::Uplink) {
+            port.endpoint.mac = uplink.mac;
+            port.endpoint.mtu = uplink.mtu;
+        }
+        self.pipeline.set_next_hops(uplink.next_hops)
     }
 
     /// Has a port looked at, as its doorbell does.
@@ -216,14 +276,15 @@ impl Engine {
         }
     }
 
-    /// One turn: a batch from each port with traffic, then everything out.
+    /// One turn: a batch from each port with traffic and from each other worker,
+    /// then everything out.
     pub fn turn(&mut self, now: Nanos) -> Turn {
         if !self.hungry.is_empty() {
             self.feed();
         }
         self.hear_doorbell();
         let mut batch = Batch::new();
-        let mut received = Received::default();
+        let mut received = self.take_over(now);
         let mut i = 0;
         while let Some(&slot) = self.active.get(i) {
             let mut got = self.serve(slot, &mut batch, now);
@@ -234,15 +295,15 @@ impl Engine {
                     continue;
                 }
             }
-            received.frames += got.frames;
-            received.chunks += got.chunks;
+            received += got;
             i += 1;
         }
         self.release_held(now);
         while let Some(departure) = self.gro.pop(self.pool.umem()) {
             self.release(departure, now);
         }
-        let pending = self.flush(now) || !self.hungry.is_empty();
+        let held_back = self.peers.flush();
+        let pending = self.flush(now) || held_back || !self.hungry.is_empty();
         let expired = self.pipeline.sessions_mut().expire(now);
         self.counters.turns.add(1);
         let held = u64::from(self.store.chunks());
@@ -287,7 +348,7 @@ impl Engine {
     fn hear_doorbell(&mut self) {
         for i in 0..self.listed.len() {
             let rung = self.doorbell.words()[i].load(Ordering::Relaxed);
-            let mut new = rung & !self.listed[i];
+            let mut new = rung & self.mine[i] & !self.listed[i];
             while new != 0 {
                 let bit = new.trailing_zeros();
                 new &= new - 1;
@@ -342,6 +403,7 @@ impl Engine {
             port.counters.rx_bytes.add(bytes);
             port.publish_gauges();
             self.forward(slot, batch, now);
+            self.peers.flush();
         }
         got
     }
@@ -362,16 +424,15 @@ impl Engine {
                 self.pool.free(frame);
                 continue;
             };
+            let id = source.endpoint.id;
             match self.pipeline.depart(frame, &source.endpoint, now) {
                 Destination::Port(to, handoff) => self.leave(to, handoff, now),
                 Destination::Source(answer) => {
                     source.counters.answered.add(1);
-                    let id = source.endpoint.id;
                     self.queue(id, answer, None, now);
                 }
                 Destination::Dropped(frame, rejection) => {
                     source.counters.drops.count(rejection.reason);
-                    let id = source.endpoint.id;
                     self.reject(id, frame, &rejection, now);
                 }
             }
@@ -379,8 +440,11 @@ impl Engine {
     }
 
     /// Hands a frame to its destination port, within that one's ingress limit.
-    #[inline]
+    #[inline(always)] // Else the headers are copied once more.
     fn deliver(&mut self, to: PortId, handoff: Handoff, now: Nanos) {
+        if !self.pipeline.ownership.has(to) {
+            return self.hand_over(to, Crossing::Frame(to, handoff));
+        }
         let is_shaped = find(&mut self.ports, to)
             .is_some_and(|port| port.shapers.get(Direction::Ingress).is_some());
         if !is_shaped {
@@ -396,9 +460,7 @@ impl Engine {
     fn arrive(&mut self, to: PortId, mut handoff: Handoff, now: Nanos) {
         let Some(target) = find(&mut self.ports, to) else {
             // A session outlives the port by which its answers leave.
-            if let Some(source) = find(&mut self.ports, handoff.meta.from) {
-                source.counters.drops.count(DropReason::PortDown);
-            }
+            self.count_drop(handoff.meta.from, DropReason::PortDown);
             self.pool.free(handoff.frame);
             return;
         };
@@ -471,25 +533,40 @@ impl Engine {
 
     /// Drops a frame; where ICMP says so and the limit allows, its chunk
     /// carries the error back to its sender.
-    fn reject(&mut self, source: PortId, mut frame: Frame, rejection: &Rejection, now: Nanos) {
-        if self.explain(source, &mut frame, rejection, now) {
-            self.queue(source, frame, None, now);
-        } else {
+    fn reject(&mut self, source: PortId, frame: Frame, rejection: &Rejection, now: Nanos) {
+        let Some((error, ip)) = rejection.error else {
             self.pool.free(frame);
+            return;
+        };
+        let tell = Tell {
+            source,
+            frame,
+            error,
+            ip,
+        };
+        if self.pipeline.ownership.has(source) {
+            self.tell(tell, now);
+        } else {
+            self.hand_over(source, Crossing::Tell(tell));
         }
     }
 
-    fn explain(
-        &mut self,
-        source: PortId,
-        frame: &mut Frame,
-        rejection: &Rejection,
-        now: Nanos,
-    ) -> bool {
+    fn tell(&mut self, mut tell: Tell, now: Nanos) {
+        if self.explain(&mut tell, now) {
+            self.queue(tell.source, tell.frame, None, now);
+        } else {
+            self.pool.free(tell.frame);
+        }
+    }
+
+    fn explain(&mut self, tell: &mut Tell, now: Nanos) -> bool {
         let umem = self.pool.umem();
-        let Some((error, ip)) = rejection.error else {
-            return false;
-        };
+        let Tell {
+            source,
+            ref mut frame,
+            error,
+            ip,
+        } = *tell;
         let Some(port) = find(&mut self.ports, source) else {
             return false;
         };
@@ -549,6 +626,16 @@ impl Engine {
         }
         self.dirty.truncate(left);
         left > 0
+    }
+}
+
+/// Takes note of who has which address.
+fn learn(pipeline: &mut Pipeline, id: PortId, kind: PortKind, addresses: &[IpAddr]) {
+    for address in addresses {
+        pipeline.pods.insert(*address, id);
+    }
+    if kind == PortKind::Host {
+        pipeline.host = Some(id);
     }
 }
 

@@ -1,18 +1,24 @@
-//! A node in a test tube: an [`Engine`] over in-memory kernels, with a host
-//! port and pods. For tests, fuzzing and benches; it needs no privileges.
+//! A node in a test tube: one [`Engine`] or several over in-memory kernels, with a
+//! host port and pods. For tests, fuzzing and benches; it needs no privileges.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Add;
 use std::sync::Arc;
 
 use sluice_control::Shaping;
 
-use crate::counters::PortCounters;
+use crate::counters::{NodeSnapshot, PortCounters};
 use crate::engine::Engine;
+use crate::handoff::{Peers, Sleeper, Underway};
+use crate::mappings::Mappings;
+use crate::next_hops::Uplink;
+use crate::ownership::Ownership;
 use crate::packet::Ethernet;
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::shaper::Shapers;
 use crate::time::Nanos;
+use crate::verdict::DropReason;
 use crate::xsk::memory::{self, MemoryKernel, Sent};
 use crate::xsk::{Doorbell, Features, FramePool, Umem};
 
@@ -30,6 +36,8 @@ pub const MTU: u32 = 65_000;
 /// What a lab is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct LabOptions {
+    /// How many workers share the ports.
+    pub workers: u16,
     /// How many pods, in slots 1 and up.
     pub pods: u16,
     /// How many queues of an uplink, in the slots after the pods'.
@@ -44,9 +52,27 @@ pub struct LabOptions {
     pub gro: bool,
 }
 
+impl LabOptions {
+    /// As many workers as the environment variable `SLUICE_TEST_WORKERS` says, as
+    /// the namespace suite takes it, or one.
+    ///
+    /// # Panics
+    /// If it says something else than a number from 1 to 16.
+    fn workers() -> u16 {
+        match std::env::var("SLUICE_TEST_WORKERS") {
+            Err(_) => 1,
+            Ok(text) => match text.parse() {
+                Ok(workers @ 1..=16) => workers,
+                _ => panic!("SLUICE_TEST_WORKERS is {text}: 1 to 16 are possible"),
+            },
+        }
+    }
+}
+
 impl Default for LabOptions {
     fn default() -> Self {
         Self {
+            workers: Self::workers(),
             pods: 2,
             uplinks: 0,
             reserve: 4096,
@@ -61,11 +87,12 @@ impl Default for LabOptions {
     }
 }
 
-/// An engine with its kernels.
+/// Engines with their kernels.
 #[derive(Debug)]
 pub struct Lab {
-    /// The engine under test.
-    pub engine: Engine,
+    /// By worker.
+    engines: Vec<Engine>,
+    underway: Underway,
     doorbell: Doorbell,
     ports: Vec<Option<LabPort>>,
     first_uplink: u16,
@@ -134,18 +161,26 @@ impl Lab {
     pub fn over(umem: &'static Umem, pool: FramePool, options: LabOptions) -> Self {
         let slots = slots(options);
         let doorbell = Doorbell::in_memory(slots);
-        let pipeline = Pipeline::new(
-            umem,
-            PipelineOptions {
-                gateway_mac: GATEWAY_MAC,
-                tx_metadata: options.features.tx_metadata,
-                slots,
-                sessions: options.sessions,
-            },
-        );
+        let restless = || Arc::new(Sleeper::restless());
+        let sleepers: Vec<_> = (0..options.workers).map(|_| restless()).collect();
+        let (peers, underway) = Peers::connect(&sleepers);
+        let pools = pool.share(options.workers).into_iter();
+        let engine = |(pool, peers)| {
+            let pipeline = Pipeline::new(
+                umem,
+                PipelineOptions {
+                    gateway_mac: GATEWAY_MAC,
+                    tx_metadata: options.features.tx_metadata,
+                    slots,
+                    sessions: options.sessions,
+                },
+            );
+            Engine::new(pipeline, pool, doorbell.clone(), slots).among(peers)
+        };
         let mut lab = Self {
-            engine: Engine::new(pipeline, pool, doorbell.clone(), slots),
-            doorbell,
+            engines: pools.zip(peers).map(engine).collect(),
+            underway,
+            doorbell: doorbell.clone(),
             ports: (0..slots).map(|_| None).collect(),
             first_uplink: options.pods + 1,
             features: options.features,
@@ -185,15 +220,29 @@ impl Lab {
             shapers: Shapers::default(),
             gro: kind == PortKind::Pod && self.gro,
         };
-        let Ok(port) = self.engine.add(spec, self.now) else {
+        let addresses = spec.addresses.clone();
+        let owner = self.owner(id);
+        let Ok(port) = self.engines[owner].add(spec, self.now) else {
             panic!("slot {slot} is not free");
         };
+        let counters = port.counters.clone();
+        for (worker, engine) in self.engines.iter_mut().enumerate() {
+            if worker != owner {
+                engine.learn(id, kind, &addresses);
+            }
+        }
         self.ports[usize::from(slot)] = Some(LabPort {
             id,
             kernel,
-            counters: port.counters.clone(),
+            counters,
         });
         id
+    }
+
+    /// The worker that has a port.
+    fn owner(&self, id: PortId) -> usize {
+        let workers = u16::try_from(self.engines.len()).unwrap_or(u16::MAX);
+        Ownership::of(0, workers).owner(id).into()
     }
 
     /// Removes a port, as a Detach does.
@@ -201,17 +250,43 @@ impl Lab {
         let Some(port) = self.ports[usize::from(slot)].take() else {
             return;
         };
-        if let Some(port) = self.engine.remove(port.id) {
-            let closed = port.xsk.close();
-            self.engine.reclaim(closed);
+        for engine in &mut self.engines {
+            engine.forget(port.id);
         }
+        let owner = self.owner(port.id);
+        if let Some(port) = self.engines[owner].remove(port.id) {
+            let closed = port.xsk.close();
+            self.engines[owner].reclaim(closed);
+        }
+    }
+
+    /// Sets the mapped ports of the node.
+    pub fn set_mappings(&mut self, mappings: Mappings) {
+        let mappings = Arc::new(mappings);
+        for engine in &mut self.engines {
+            drop(engine.set_mappings(Arc::clone(&mappings)));
+        }
+    }
+
+    /// Sets what all workers know of the uplink.
+    pub fn set_uplink(&mut self, uplink: &Uplink) {
+        for engine in &mut self.engines {
+            drop(engine.set_uplink(uplink.clone()));
+        }
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.engines.len()
     }
 
     /// Holds a pod to limits, as Attach and `set bandwidth` do.
     pub fn shape(&mut self, slot: u16, shaping: &Shaping, mtu: u32) {
-        if let Some(port) = &self.ports[usize::from(slot)] {
+        if let Some(id) = self.ports[usize::from(slot)].as_ref().map(|port| port.id) {
             let shapers = Shapers::new(shaping, mtu);
-            drop(self.engine.set_shapers(port.id, shapers, mtu, self.now));
+            let owner = self.owner(id);
+            drop(self.engines[owner].set_shapers(id, shapers, mtu, self.now));
         }
     }
 
@@ -232,26 +307,52 @@ impl Lab {
         port.kernel.deliver(frame)
     }
 
-    /// Turns the loop until nothing moves, and gives what arrived at each
+    /// Turns the loops until nothing moves, and gives what arrived at each
     /// port's far end.
     pub fn run(&mut self) -> Vec<(u16, Sent)> {
         let mut arrived = Vec::new();
         loop {
-            let turn = self.engine.turn(self.now);
             let before = arrived.len();
-            for port in self.ports.iter_mut().flatten() {
-                let sent = port.kernel.transmit();
-                arrived.extend(sent.into_iter().map(|sent| (port.id.slot, sent)));
-            }
-            if turn.frames == 0 && arrived.len() == before {
+            let frames = self.turn();
+            arrived.extend(self.take_all());
+            if frames == 0 && arrived.len() == before {
                 return arrived;
             }
         }
     }
 
-    /// One turn of the loop; the far ends take nothing.
-    pub fn turn(&mut self) {
-        self.engine.turn(self.now);
+    /// One turn of each worker's loop, and as many as they need to take what
+    /// they hand to each other; the far ends take nothing. Gives how many frames
+    /// the workers got.
+    pub fn turn(&mut self) -> usize {
+        let all = 0..self.engines.len();
+        let mut frames = all.clone().map(|worker| self.turn_worker(worker)).sum();
+        while let Some(worker) = all
+            .clone()
+            .find(|worker| self.engines[*worker].has_incoming())
+        {
+            frames += self.turn_worker(worker);
+        }
+        frames
+    }
+
+    /// One turn of one worker's loop; the far ends take nothing. Gives how many
+    /// frames it got.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    pub fn turn_worker(&mut self, worker: usize) -> usize {
+        self.engines[worker].turn(self.now).frames
+    }
+
+    /// The far ends take all that has arrived there.
+    pub fn take_all(&mut self) -> Vec<(u16, Sent)> {
+        let mut arrived = Vec::new();
+        for port in self.ports.iter_mut().flatten() {
+            let sent = port.kernel.transmit();
+            arrived.extend(sent.into_iter().map(|sent| (port.id.slot, sent)));
+        }
+        arrived
     }
 
     /// The far end of `slot` takes what has arrived there.
@@ -280,25 +381,59 @@ impl Lab {
         }
     }
 
+    /// What the workers count for the node, in sum.
+    #[must_use]
+    pub fn node(&self) -> NodeSnapshot {
+        let counters = self.engines.iter().map(|engine| engine.counters());
+        counters
+            .map(|counters| counters.snapshot())
+            .fold(NodeSnapshot::default(), NodeSnapshot::add)
+    }
+
+    /// Free chunks, in pools and their depot.
+    #[must_use]
+    pub fn free_chunks(&self) -> usize {
+        let own: usize = self.engines.iter().map(Engine::free_chunks).sum();
+        own + self.engines[0].stored_chunks()
+    }
+
+    /// Chunks of frames that wait in shapers.
+    #[must_use]
+    pub fn held_chunks(&self) -> u32 {
+        self.engines.iter().map(Engine::held_chunks).sum()
+    }
+
+    /// Drops that no port counts.
+    fn node_drops(&self) -> u64 {
+        let reasons = DropReason::ALL.into_iter();
+        reasons.map(|reason| self.worker_drops(reason)).sum()
+    }
+
+    /// Drops for this reason that no port counts.
+    #[must_use]
+    pub fn worker_drops(&self, reason: DropReason) -> u64 {
+        let counters = self.engines.iter().map(|engine| engine.counters());
+        counters.map(|counters| counters.drops.get(reason)).sum()
+    }
+
     /// Fails unless every chunk is in exactly one place.
     ///
     /// # Panics
     /// If a chunk is missing or was counted twice.
     pub fn assert_no_chunk_lost(&mut self) {
         // What was sent comes back in the turn after the kernel completed it.
-        let held: u64 = self
-            .ports
-            .iter()
-            .flatten()
-            .filter_map(|port| self.engine.port(port.id))
+        let ids = self.ports.iter().flatten().map(|port| port.id);
+        let held: u64 = ids
+            .filter_map(|id| self.engines[self.owner(id)].port(id))
             .map(|port| u64::from(port.xsk.filled()) + u64::from(port.xsk.sent()))
             .sum();
-        let free = self.engine.free_chunks() as u64;
-        let waiting = u64::from(self.engine.held_chunks());
+        let (free, underway) = (self.free_chunks(), self.underway.chunks());
+        let waiting = self.held_chunks();
         assert_eq!(
-            held + waiting + free,
+            held + u64::from(waiting) + (free + underway) as u64,
             u64::from(self.umem.chunks()),
-            "chunks in rings ({held}), in shapers ({waiting}) and free ({free})"
+            "chunks in rings ({held}), in shapers ({waiting}), between workers ({underway}) \
+             and free ({free})"
         );
     }
 
@@ -314,6 +449,7 @@ impl Lab {
             came += counters.rx_frames.get() + counters.icmp_errors.get();
             went += counters.tx_frames.get() + counters.merged_frames.get() + dropped;
         }
+        went += self.node_drops();
         assert_eq!(came, went, "frames that came, and that went");
         self.assert_no_chunk_lost();
     }
@@ -324,6 +460,10 @@ impl Lab {
         for slot in 0..u16::try_from(self.ports.len()).unwrap_or(u16::MAX) {
             self.detach(slot);
         }
-        self.engine.into_pool()
+        let pools = self.engines.into_iter().map(Engine::into_pool);
+        match FramePool::unite(pools) {
+            Some(pool) => pool,
+            None => unreachable!("a lab has an engine"),
+        }
     }
 }

@@ -17,6 +17,8 @@ pub mod verdict;
 mod fragments;
 mod gro;
 pub mod mappings;
+pub mod next_hops;
+pub mod ownership;
 pub mod pods;
 pub mod port;
 mod promotion;
@@ -25,6 +27,8 @@ pub mod sessions;
 pub mod shaper;
 
 pub mod engine;
+pub mod fleet;
+pub mod handoff;
 pub mod lab;
 pub mod pipeline;
 mod return_path;
@@ -60,3 +64,7 @@ pub mod remains;
 pub mod run_dir;
 #[cfg(feature = "daemon")]
 pub mod server;
+#[cfg(feature = "daemon")]
+mod sock_diag;
+#[cfg(feature = "daemon")]
+pub mod stale_sockets;

@@ -6,23 +6,9 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nix::sys::socket::SockProtocol;
 use sluice_control::{HostEnd, Protocol};
 
-use crate::netlink::{Message, Mode, Request, Socket, attribute};
-
-// linux/sock_diag.h, linux/inet_diag.h
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `struct inet_diag_req_v2`, of which the first 8 bytes matter.
-const REQUEST_BYTES: usize = 56;
-/// `struct inet_diag_msg`: family, state, ports at 4, source address at 8, ...,
-/// inode last.
-const ANSWER_BYTES: usize = 72;
-const INET_DIAG_SKV6ONLY: u16 = 11;
-/// `TCP_LISTEN`; SCTP's listening state has the same number.
-const LISTEN: u8 = 10;
-/// What a UDP socket without a peer is in (`TCP_CLOSE`).
-const UNCONNECTED: u8 = 7;
+use crate::sock_diag::{Entry, LISTEN, SockDiag, UNCONNECTED};
 
 /// A socket of the host that takes what comes to a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,21 +23,15 @@ pub struct Listener {
 }
 
 impl Listener {
-    fn read(message: &Message<'_>, protocol: Protocol) -> Option<Self> {
-        let (fixed, attributes) = message.payload.split_at_checked(ANSWER_BYTES)?;
-        let port = u16::from_be_bytes([fixed[4], fixed[5]]);
-        let address = match i32::from(fixed[0]) {
-            libc::AF_INET => IpAddr::from(*fixed[8..].first_chunk::<4>()?),
-            _ => IpAddr::from(*fixed[8..].first_chunk::<16>()?),
-        };
-        let is_v6_only = attribute(attributes, INET_DIAG_SKV6ONLY) == Some(&[1]);
-        Some(Self {
+    fn of(socket: &Entry, protocol: Protocol) -> Self {
+        let address = socket.local.ip();
+        Self {
             protocol,
-            port,
+            port: socket.local.port(),
             address: address.to_canonical(),
-            is_dual: address.is_unspecified() && address.is_ipv6() && !is_v6_only,
-            inode: u32::from_ne_bytes(*fixed.last_chunk()?),
-        })
+            is_dual: address.is_unspecified() && address.is_ipv6() && !socket.is_v6_only,
+            inode: socket.inode,
+        }
     }
 
     /// Whether something can come to both. What listens on a loopback address
@@ -121,40 +101,23 @@ pub fn find(wanted: &[HostEnd]) -> io::Result<Option<(HostEnd, Listener)>> {
         return Ok(None);
     }
     let protocols: BTreeSet<Protocol> = wanted.iter().map(|end| end.protocol).collect();
-    let mut socket = Socket::open(SockProtocol::NetlinkSockDiag)?;
+    let mut sockets = SockDiag::open()?;
     let mut found = None;
     for protocol in protocols {
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let listed = socket.ask(list(family, protocol), |message| {
-                if found.is_none()
-                    && let Some(listener) = Listener::read(&message, protocol)
-                    && let Some(end) = wanted.iter().find(|end| listener.rivals(end))
-                {
-                    found = Some((*end, listener));
-                }
-            });
-            match listed {
-                // No handler: neither built in nor a module (sock_diag_lock_handler).
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                other => other?,
+        let state = match protocol {
+            Protocol::Tcp | Protocol::Sctp => LISTEN,
+            Protocol::Udp => UNCONNECTED,
+        };
+        sockets.list(protocol, state, |socket| {
+            let listener = Listener::of(&socket, protocol);
+            if found.is_none()
+                && let Some(end) = wanted.iter().find(|end| listener.rivals(end))
+            {
+                found = Some((*end, listener));
             }
-        }
+        })?;
     }
     Ok(found)
-}
-
-/// Asks for all sockets that are bound to a port, or listen there: naming the
-/// port would save the kernel nothing, it walks its whole table.
-fn list(family: i32, protocol: Protocol) -> Request {
-    let state = match protocol {
-        Protocol::Tcp | Protocol::Sctp => LISTEN,
-        Protocol::Udp => UNCONNECTED,
-    };
-    let mut header = [0; REQUEST_BYTES];
-    header[0] = u8::try_from(family).unwrap_or_default();
-    header[1] = protocol.number();
-    header[4..8].copy_from_slice(&(1_u32 << state).to_ne_bytes());
-    Request::new(SOCK_DIAG_BY_FAMILY, Mode::List, &header)
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ pub enum TableError {
 pub struct MappingTables {
     mappings: maps::HashMap<MapData, MappingKey, MappingValue>,
     addresses: maps::HashMap<MapData, [u8; 16], u32>,
+    peers: maps::HashMap<MapData, PeerKey, MappingValue>,
 }
 
 impl MappingTables {
@@ -78,6 +79,7 @@ impl MappingTables {
         Ok(Self {
             mappings: table(&mut object, connect::MAPPINGS)?,
             addresses: table(&mut object, connect::NODE_ADDRESSES)?,
+            peers: table(&mut object, connect::PEERS)?,
         })
     }
 
@@ -136,6 +138,17 @@ impl MappingTables {
         }
         Ok(())
     }
+
+    /// Whether the socket of this cookie talks to `pod` because it was led there.
+    #[must_use]
+    pub fn has_led(&self, socket: u64, pod: SocketAddr) -> bool {
+        let key = transmute!(PeerLayout {
+            socket: socket.to_ne_bytes(),
+            backend: endpoint(pod),
+            zero: [0; 4],
+        });
+        self.peers.get(&key, 0).is_ok()
+    }
 }
 
 /// Where the tables are pinned, and the programs that look into them.
@@ -145,6 +158,7 @@ pub(crate) fn folder(bpffs: &Path) -> PathBuf {
 
 type MappingKey = [u8; size_of::<KeyLayout>()];
 type MappingValue = [u8; size_of::<ValueLayout>()];
+type PeerKey = [u8; size_of::<PeerLayout>()];
 
 /// `struct mapping_key` in mappings.h.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -165,6 +179,15 @@ struct ValueLayout {
     zero: [u8; 2],
 }
 
+/// `struct peer_key` in connect.bpf.c.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PeerLayout {
+    socket: [u8; 8],
+    backend: ValueLayout,
+    zero: [u8; 4],
+}
+
 fn key(end: &HostEnd) -> MappingKey {
     transmute!(KeyLayout {
         address: octets(end.address),
@@ -175,11 +198,15 @@ fn key(end: &HostEnd) -> MappingKey {
 }
 
 fn value(pod: SocketAddr) -> MappingValue {
-    transmute!(ValueLayout {
+    transmute!(endpoint(pod))
+}
+
+fn endpoint(pod: SocketAddr) -> ValueLayout {
+    ValueLayout {
         address: octets(pod.ip()),
         port: pod.port().into(),
         zero: [0; 2],
-    })
+    }
 }
 
 /// IPv4 as ::ffff:a.b.c.d.

@@ -166,6 +166,25 @@ impl Socket {
         let length = recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
         Ok(messages(&self.buffer[..length]))
     }
+
+    /// Gives all messages that are there on a listening socket to `each`. Says
+    /// whether some were lost.
+    ///
+    /// # Errors
+    /// The kernel gives none.
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(&Message<'_>)) -> io::Result<bool> {
+        let mut is_incomplete = false;
+        loop {
+            match self.receive() {
+                Ok(messages) => messages.for_each(|message| each(&message)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(is_incomplete);
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_incomplete = true,
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl AsFd for Socket {

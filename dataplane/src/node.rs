@@ -2,18 +2,20 @@
 
 mod admission;
 mod alone;
+mod beyond;
 mod book;
 mod cut_off;
 mod host_processes;
 mod mapped;
 mod restore;
+mod routing;
 mod rows;
 mod shaping;
 mod uplink;
 mod wiring;
 
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -25,7 +27,7 @@ use sluice_control::{
 use sluice_link::{LinkError, Netlink};
 
 use crate::forwarding::{self, ForwardingError};
-use crate::host_port::{GATEWAY_MAC, HostPortError};
+use crate::host_port::{GATEWAY_MAC, HOST_INTERFACE, HostPortError};
 use crate::journal::{Journal, JournalError};
 use crate::netfilter::NetfilterError;
 use crate::port::PortId;
@@ -38,6 +40,7 @@ use crate::xsk::{CHUNK_SIZE, XskError};
 use book::{Book, Entry};
 use cut_off::CutOff;
 use mapped::Mapped;
+use routing::Routing;
 use rows::PastDrops;
 use wiring::Wiring;
 
@@ -92,6 +95,9 @@ pub enum NodeError {
     /// The doorbell.
     #[error("map the doorbell of the XDP program: {0}")]
     Doorbell(std::io::Error),
+    /// Changes to routes, neighbours and links.
+    #[error("follow the node's routes and neighbours: {0}")]
+    Follow(std::io::Error),
     /// Another daemon serves this namespace.
     #[error(
         "start: another sluiced runs in this network namespace (it has a socket on {}); \
@@ -120,7 +126,13 @@ pub struct Node {
     wiring: Wiring,
     book: Book,
     mapped: Mapped,
+    routing: Routing,
+    /// What becomes of the uplink's frames.
     uplink: uplink::State,
+    /// The uplink, or why it cannot serve, as last seen.
+    found_uplink: Result<uplink::Device, uplink::State>,
+    /// The uplink, if it could serve at the start.
+    followed_uplink: Option<uplink::Device>,
     journal: Journal,
     cut_off: Vec<CutOff>,
     past_drops: PastDrops,
@@ -139,15 +151,26 @@ impl Node {
         let report = probe::run(&netlink, without)?;
         report.log();
         forwarding::enable()?;
-        let found = uplink::find(&settings.uplink, &netlink.routes()?, &netlink.links()?)?;
-        let queues = found.as_ref().map_or(0, |device| device.queues);
+        // Before it is looked at.
+        let routing = Routing::follow(Rc::clone(&netlink))?;
+        let found_uplink = uplink::find(
+            &settings.uplink,
+            &netlink.routes()?,
+            &netlink.links()?,
+            netlink.policy_rule(HOST_INTERFACE)?,
+        )?;
+        let followed_uplink = found_uplink.as_ref().ok().cloned();
+        let queues = followed_uplink.as_ref().map_or(0, |device| device.queues);
         let wiring = Wiring::build(&settings, report.features(), &netlink, queues)?;
         let mut node = Self {
             book: Book::new(settings.max_ports),
             journal: Journal::open(&settings.journal())?,
             cut_off: Vec::new(),
             mapped: Mapped::default(),
+            routing,
             uplink: uplink::State::kernel("not yet started"),
+            found_uplink,
+            followed_uplink,
             past_drops: PastDrops::none(),
             bandwidth: None,
             settings,
@@ -157,7 +180,7 @@ impl Node {
         };
         node.take_back()?;
         node.tell_mapped();
-        node.uplink = node.start_uplink(found);
+        node.start_uplink();
         node.wiring.keep();
         Ok(node)
     }
@@ -400,32 +423,6 @@ impl Node {
         })
     }
 
-    /// Has frames for mapped ports come past the kernel, if the uplink can do
-    /// that; else the kernel's rules serve, and the log says why.
-    fn start_uplink(&mut self, found: Result<uplink::Device, uplink::State>) -> uplink::State {
-        let served = found.and_then(|device| {
-            self.wiring
-                .start_uplink(&device)
-                .map_err(uplink::State::kernel)?;
-            Ok(uplink::State::Served {
-                interface: device.link.name,
-                queues: device.queues,
-            })
-        });
-        match &served {
-            Ok(_) => {}
-            Err(state) => {
-                if let Err(error) = self.wiring.leave_uplinks_but(None) {
-                    tracing::warn!(%error, "an earlier daemon's program stays on an uplink");
-                }
-                if let uplink::State::Kernel { reason } = state {
-                    tracing::info!(reason, "hostPorts from outside pass the kernel");
-                }
-            }
-        }
-        served.unwrap_or_else(|state| state)
-    }
-
     /// Tells the worker which ports of the node lead to which pods. To be
     /// called now and then: the node's addresses come and go.
     pub fn tell_mapped(&mut self) {
@@ -453,11 +450,13 @@ impl Node {
         self.wiring.follow_addresses()
     }
 
-    /// Readable, once for each time, when somebody changes the host's netfilter
-    /// or the node's addresses.
+    /// Readable, once for each time, when somebody changes the host's netfilter,
+    /// the node's addresses or its network.
     #[must_use]
     pub fn watches(&self) -> Vec<BorrowedFd<'_>> {
-        self.wiring.watches()
+        let mut watches = self.wiring.watches();
+        watches.push(self.routing.as_fd());
+        watches
     }
 
     fn detach(&mut self, id: &AttachmentId) -> Result<(), Refusal> {

@@ -4,15 +4,18 @@
 //! Both only decide and rewrite. Rings, counters and answers are the engine's.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::mappings::Mappings;
+use crate::next_hops::NextHops;
+use crate::ownership::Ownership;
 use crate::packet::ndisc::Ndisc;
 use crate::packet::offload::{self, Partial};
 use crate::packet::translate::Translation;
 use crate::packet::{self, Arp, Ip, Malformed, Packet, Parsed, arp, icmp, ndisc, rewrite};
 use crate::pods::PodTable;
 use crate::port::{Endpoint, PortId, PortKind};
-use crate::promotion::Promotion;
+use crate::promotion::{Asked, Promotion};
 use crate::return_path::{Parcel, ReturnPath, Way};
 use crate::sessions::Sessions;
 use crate::time::Nanos;
@@ -41,8 +44,20 @@ pub struct Meta {
     pub ip: Ip,
     /// What becomes of it.
     translation: Option<Translation>,
-    /// To which MAC address it goes, if there may be several behind the port.
+    /// To which MAC address it goes, if there may be several behind the port; of
+    /// what asks, from which it came.
     next_hop: Option<[u8; 6]>,
+    asks: bool,
+}
+
+impl Handoff {
+    /// Whether it asks for a mapped port of the node, and the sessions of the pod
+    /// behind that are to say where it goes: [`Pipeline::ask`], where they are.
+    #[inline]
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.meta.asks
+    }
 }
 
 #[cfg(test)]
@@ -54,6 +69,7 @@ impl Handoff {
             ip,
             translation: None,
             next_hop: None,
+            asks: false,
         };
         Self { frame, meta }
     }
@@ -62,7 +78,8 @@ impl Handoff {
 /// Where a frame goes from its source port.
 #[derive(Debug)]
 pub enum Destination {
-    /// To another port.
+    /// To another port, or to where the sessions of that pod say, which are another
+    /// worker's ([`Handoff::asks`]).
     Port(PortId, Handoff),
     /// Back to its source: it holds the answer to its own question now.
     Source(Frame),
@@ -120,13 +137,16 @@ pub struct Pipeline {
     pub pods: PodTable,
     /// Where everything goes that is for no pod.
     pub host: Option<PortId>,
+    /// Which ports have their sessions here.
+    pub ownership: Ownership,
     return_path: ReturnPath,
     promotion: Promotion,
 }
 
 /// What a frame comes to on departure, before it is moved.
-enum Step {
-    Forward(Way, Ip),
+enum Step<'p> {
+    Forward(Way, &'p Ip),
+    Ask(Asked, Option<[u8; 6]>, &'p Ip),
     Answer,
 }
 
@@ -140,6 +160,7 @@ impl Pipeline {
             tx_metadata: options.tx_metadata,
             pods: PodTable::default(),
             host: None,
+            ownership: Ownership::ALONE,
             return_path: ReturnPath::new(Sessions::new(options.sessions, options.slots)),
             promotion: Promotion::new(),
         }
@@ -164,49 +185,95 @@ impl Pipeline {
 
     /// Puts other mappings in place of these, which are returned: to be dropped
     /// where there is time for it.
-    pub fn set_mappings(&mut self, mappings: Mappings) -> Mappings {
+    pub fn set_mappings(&mut self, mappings: Arc<Mappings>) -> Arc<Mappings> {
         self.promotion.set_mappings(mappings)
+    }
+
+    /// Puts other next hops beyond the uplink in place of these, which are
+    /// returned: to be dropped where there is time for it.
+    pub fn set_next_hops(&mut self, next_hops: NextHops) -> NextHops {
+        std::mem::replace(&mut self.return_path.next_hops, next_hops)
     }
 
     /// Decides where a frame from `source` goes; questions to the gateway are
     /// answered in place.
-    #[inline]
+    #[inline(never)]
     pub fn depart(&mut self, mut frame: Frame, source: &Endpoint, now: Nanos) -> Destination {
-        match self.step(&mut frame, source, now) {
+        let parsed = packet::parse(self.umem.head(&frame), frame.len() as usize);
+        // The headers stay where they are until they go with the frame: a copy
+        // costs as much as looking an address up.
+        let parsed = match &parsed {
+            Ok(parsed) => parsed,
+            Err(rule) => return Destination::Dropped(frame, (*rule).into()),
+        };
+        match self.step(&mut frame, source, parsed, now) {
             Ok(Step::Forward(way, ip)) => {
+                Destination::Port(way.port, handoff_by(way, frame, source.id, *ip))
+            }
+            Ok(Step::Ask(asked, next_hop, ip)) => {
                 let meta = Meta {
                     from: source.id,
-                    ip,
-                    translation: way.translation,
-                    next_hop: way.next_hop,
+                    ip: *ip,
+                    translation: None,
+                    next_hop,
+                    asks: true,
                 };
-                Destination::Port(way.port, Handoff { frame, meta })
+                Destination::Port(asked.pod, Handoff { frame, meta })
             }
             Ok(Step::Answer) => Destination::Source(frame),
             Err(rejection) => Destination::Dropped(frame, rejection),
         }
     }
 
+    /// Decides where a frame goes that asks, and has departed on another worker.
+    ///
+    /// # Errors
+    /// The frame, and why it goes nowhere.
+    pub fn ask(
+        &mut self,
+        handoff: Handoff,
+        now: Nanos,
+    ) -> Result<(PortId, Handoff), (Frame, Rejection)> {
+        let Handoff { mut frame, meta } = handoff;
+        let Meta {
+            from, ip, next_hop, ..
+        } = meta;
+        let parcel = Parcel {
+            head: self.umem.head(&frame),
+            ip: &ip,
+            port: from,
+            now,
+        };
+        // Not to a third worker: while mappings change each may know others.
+        let asked = self.promotion.asked(&parcel);
+        let asked = asked.filter(|asked| self.ownership.has(asked.pod));
+        let way = asked.and_then(|asked| self.look_up(&asked, &parcel, next_hop));
+        match self.lead(&mut frame, way, &ip) {
+            Ok(way) => Ok((way.port, handoff_by(way, frame, from, ip))),
+            Err(rejection) => Err((frame, rejection)),
+        }
+    }
+
     #[inline]
-    fn step(
+    fn step<'p>(
         &mut self,
         frame: &mut Frame,
         source: &Endpoint,
+        parsed: &'p Parsed,
         now: Nanos,
-    ) -> Result<Step, Rejection> {
-        let parsed = packet::parse(self.umem.head(frame), frame.len() as usize)?;
+    ) -> Result<Step<'p>, Rejection> {
         if parsed.ethernet.src != source.mac && source.kind != PortKind::Uplink {
             return Err(DropReason::SpoofedMac.into());
         }
-        match parsed.packet {
-            Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), &ip)? {
-                Some(question) => self.answer_ndisc(frame, source, &parsed, &ip, question),
+        match &parsed.packet {
+            Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), ip)? {
+                Some(question) => self.answer_ndisc(frame, source, parsed, ip, question),
                 None => {
-                    self.check(source, &parsed, &ip)?;
+                    self.check(source, parsed, ip)?;
                     self.route(frame, source, parsed.ethernet.src, ip, now)
                 }
             },
-            Packet::Arp(arp) => self.answer_arp(frame, source, &arp),
+            Packet::Arp(arp) => self.answer_arp(frame, source, arp),
             Packet::Other { .. } => Err(DropReason::UnknownEthertype.into()),
         }
     }
@@ -259,25 +326,25 @@ impl Pipeline {
     }
 
     #[inline]
-    fn route(
+    fn route<'p>(
         &mut self,
         frame: &mut Frame,
         source: &Endpoint,
         from: [u8; 6],
-        ip: Ip,
+        ip: &'p Ip,
         now: Nanos,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'p>, Rejection> {
         if source.kind == PortKind::Host {
             // The host's stack has routed it. What no pod has does not go
             // back: that would be a loop.
             let to = self.pods.get(ip.dst).ok_or_else(|| {
-                Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, ip)
+                Rejection::with(DropReason::NoPod, icmp::Error::HostUnreachable, *ip)
             })?;
             return Ok(Step::Forward(Way::plain(to), ip));
         }
         let parcel = Parcel {
             head: self.umem.head(frame),
-            ip: &ip,
+            ip,
             port: source.id,
             now,
         };
@@ -290,32 +357,49 @@ impl Pipeline {
         };
         let way = match (answers, self.pods.get(ip.dst)) {
             (Some(way), _) => Some(way),
-            (None, _) if source.kind == PortKind::Uplink => self.ask(&parcel, Some(from)),
-            (None, Some(pod)) => Some(Way::plain(pod)),
-            (None, None) => self.ask(&parcel, None),
-        };
-        // Past the host port the host's stack is the router, and counts the
-        // hop itself; else this is the only one.
-        let way = match way {
-            None => {
-                let host = self.host.ok_or(DropReason::PortDown)?;
-                return Ok(Step::Forward(Way::plain(host), ip));
+            (None, Some(pod)) if source.kind != PortKind::Uplink => Some(Way::plain(pod)),
+            (None, _) => {
+                let next_hop = (source.kind == PortKind::Uplink).then_some(from);
+                match self.promotion.asked(&parcel) {
+                    Some(asked) if !self.ownership.has(asked.pod) => {
+                        return Ok(Step::Ask(asked, next_hop, ip));
+                    }
+                    Some(asked) => self.look_up(&asked, &parcel, next_hop),
+                    None => None,
+                }
             }
-            Some(way) if Some(way.port) == self.host => return Ok(Step::Forward(way, ip)),
-            Some(way) => way,
         };
-        if ip.ttl <= 1 {
-            let error = icmp::Error::TimeExceeded;
-            return Err(Rejection::with(DropReason::TtlExceeded, error, ip));
-        }
-        rewrite::decrement_ttl(self.umem.head_mut(frame), &ip);
+        let way = self.lead(frame, way, ip)?;
         Ok(Step::Forward(way, ip))
     }
 
     #[inline]
-    fn ask(&mut self, parcel: &Parcel, next_hop: Option<[u8; 6]>) -> Option<Way> {
+    fn look_up(
+        &mut self,
+        asked: &Asked,
+        parcel: &Parcel,
+        next_hop: Option<[u8; 6]>,
+    ) -> Option<Way> {
         let sessions = &mut self.return_path.sessions;
-        self.promotion.ask(sessions, parcel, next_hop)
+        self.promotion.ask(sessions, asked, parcel, next_hop)
+    }
+
+    /// Takes a packet on its way; without one it goes to the host. Past the host
+    /// port the host's stack is the router, and counts the hop itself; else this
+    /// is the only one.
+    #[inline(always)] // Else the way is copied on its way in and out.
+    fn lead(&self, frame: &mut Frame, way: Option<Way>, ip: &Ip) -> Result<Way, Rejection> {
+        let way = match way {
+            None => return Ok(Way::plain(self.host.ok_or(DropReason::PortDown)?)),
+            Some(way) if Some(way.port) == self.host => return Ok(way),
+            Some(way) => way,
+        };
+        if ip.ttl <= 1 {
+            let error = icmp::Error::TimeExceeded;
+            return Err(Rejection::with(DropReason::TtlExceeded, error, *ip));
+        }
+        rewrite::decrement_ttl(self.umem.head_mut(frame), ip);
+        Ok(way)
     }
 
     /// Answers for the gateway (RFC 826); a pod may ask in its own name only.
@@ -324,7 +408,7 @@ impl Pipeline {
         frame: &mut Frame,
         source: &Endpoint,
         request: &Arp,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'static>, Rejection> {
         let sender = IpAddr::V4(request.sender_ip);
         // A probe asks in nobody's name (RFC 5227 section 1.1).
         let is_own = source.kind == PortKind::Host
@@ -352,7 +436,7 @@ impl Pipeline {
         parsed: &Parsed,
         ip: &Ip,
         message: Ndisc,
-    ) -> Result<Step, Rejection> {
+    ) -> Result<Step<'static>, Rejection> {
         let is_own = |address: IpAddr| {
             source.kind == PortKind::Host || address.is_unspecified() || source.has(address)
         };
@@ -479,12 +563,25 @@ impl Pipeline {
             self.return_path.arrive_directly(&parcel);
             return Ok(());
         }
-        let sessions = &mut self.return_path.sessions;
-        if !self.promotion.promote(sessions, &parcel) && self.pods.get(meta.ip.src).is_some() {
-            self.return_path.arrive_from_host(&parcel, meta.from)?;
+        let return_path = &mut self.return_path;
+        if !self.promotion.promote(return_path, &parcel) && self.pods.get(meta.ip.src).is_some() {
+            return_path.arrive_from_host(&parcel, meta.from)?;
         }
         Ok(())
     }
+}
+
+/// A frame from `from` that goes this way.
+#[inline]
+fn handoff_by(way: Way, frame: Frame, from: PortId, ip: Ip) -> Handoff {
+    let meta = Meta {
+        from,
+        ip,
+        translation: way.translation,
+        next_hop: way.next_hop,
+        asks: false,
+    };
+    Handoff { frame, meta }
 }
 
 /// Destinations that a router does not forward to (RFC 1812 section 5.3.7,

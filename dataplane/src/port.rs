@@ -16,7 +16,7 @@ const DOWN_PAUSE: Nanos = Nanos::from_millis(10);
 
 /// Chunks that a port may always hold towards its receiver: a batch of small
 /// frames. 250 ports at this floor stay within the chunks in flight.
-const SHARE_AT_LEAST: usize = 64;
+pub(crate) const SHARE_AT_LEAST: usize = 64;
 
 /// Names a port for as long as it exists. Slots are reused: what still holds
 /// the name of a former port misses instead of hitting the slot's next owner.
@@ -193,7 +193,8 @@ impl Port {
     #[inline]
     pub(crate) fn has_share(&mut self, chunks: u16, pool: &mut FramePool) -> bool {
         let fits = |xsk: &Xsk, pool: &FramePool| {
-            xsk.sent() as usize + usize::from(chunks) <= pool.free_chunks().max(SHARE_AT_LEAST)
+            let held = xsk.sent() as usize + usize::from(chunks);
+            held <= SHARE_AT_LEAST || pool.has(held)
         };
         fits(&self.xsk, pool) || {
             self.xsk.reap(pool);

@@ -14,6 +14,7 @@
 
 use std::hash::BuildHasher;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
@@ -21,7 +22,7 @@ use crate::mappings::Mappings;
 use crate::packet::translate::Translation;
 use crate::packet::{Flow, Fragment, Signal, quote};
 use crate::port::PortId;
-use crate::return_path::{Parcel, Way};
+use crate::return_path::{Parcel, ReturnPath, Way};
 use crate::sessions::{Direction, Found, Refused, Session, Sessions};
 use crate::time::Nanos;
 
@@ -84,32 +85,62 @@ fn asker(flow: &Flow) -> (Ipv6Addr, u16, u8) {
     (flow.src, flow.src_port, flow.protocol)
 }
 
+/// What a client's packet asks of a mapped port, or an ICMP error is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// As the client sends.
+    flow: Flow,
+    is_error: bool,
+    /// The pod behind the port, with whose worker the sessions are.
+    pub(crate) pod: PortId,
+}
+
 /// The node's mapped ports, and who is asking for them.
 #[derive(Debug)]
 pub(crate) struct Promotion {
-    mappings: Mappings,
+    mappings: Arc<Mappings>,
     pending: Pending,
 }
 
 impl Promotion {
     pub(crate) fn new() -> Self {
         Self {
-            mappings: Mappings::default(),
+            mappings: Arc::default(),
             pending: Pending::new(),
         }
     }
 
     /// Puts other mappings in place of these, which are returned.
-    pub(crate) fn set_mappings(&mut self, mappings: Mappings) -> Mappings {
+    pub(crate) fn set_mappings(&mut self, mappings: Arc<Mappings>) -> Arc<Mappings> {
         std::mem::replace(&mut self.mappings, mappings)
     }
 
+    /// What a packet asks, if it is for a mapped port of the node.
+    #[inline]
+    pub(crate) fn asked(&self, parcel: &Parcel) -> Option<Asked> {
+        // The kernel puts fragments together, and means the same.
+        if parcel.ip.fragment != Fragment::Whole {
+            return None;
+        }
+        let (flow, is_error) = match Flow::of(parcel.ip) {
+            Some(flow) => (flow, false),
+            None => (quote::flow(parcel.head, parcel.ip)?.reversed(), true),
+        };
+        let pod = self.mappings.find(&flow)?.pod;
+        Some(Asked {
+            flow,
+            is_error,
+            pod,
+        })
+    }
+
     /// How a client's packet gets to the pod, past the host port, if a session
-    /// carries its conversation. Else, if it is for a mapped port, remembers it.
+    /// carries its conversation. Else remembers what it asks.
     #[inline]
     pub(crate) fn ask(
         &mut self,
         sessions: &mut Sessions,
+        asked: &Asked,
         parcel: &Parcel,
         next_hop: Option<[u8; 6]>,
     ) -> Option<Way> {
@@ -119,21 +150,16 @@ impl Promotion {
             port: client,
             now,
         } = *parcel;
-        // The kernel puts fragments together, and means the same.
-        if ip.fragment != Fragment::Whole {
-            return None;
-        }
-        let Some(flow) = Flow::of(ip) else {
-            let answer = quote::flow(head, ip)?;
-            let found = asked_by(sessions, &answer.reversed(), client, next_hop, now)?;
+        let flow = asked.flow;
+        if asked.is_error {
+            let found = asked_by(sessions, &flow, client, next_hop, now)?;
             let session = sessions.get(found);
             return Some(Way {
                 port: session.pod,
                 translation: Some(Translation::Error(session.answer())),
                 next_hop: None,
             });
-        };
-        self.mappings.find(&flow)?;
+        }
         let signal = Signal::of(head, ip);
         let Some(found) = asked_by(sessions, &flow, client, next_hop, now) else {
             let question = Question {
@@ -167,8 +193,9 @@ impl Promotion {
     }
 
     /// Opens a session for what the kernel has brought back by the host port,
-    /// if that was asked here, and was not translated but by a mapping.
-    pub(crate) fn promote(&mut self, sessions: &mut Sessions, parcel: &Parcel) -> bool {
+    /// if that was asked here, was not translated but by a mapping, and its
+    /// answers leave by the port that it came by.
+    pub(crate) fn promote(&mut self, return_path: &mut ReturnPath, parcel: &Parcel) -> bool {
         let Parcel {
             head,
             ip,
@@ -187,7 +214,8 @@ impl Promotion {
         let leads_here = self.mappings.find(&question.flow).is_some_and(|target| {
             (target.pod, target.address, target.port) == (pod, flow.dst, flow.dst_port)
         });
-        if !leads_here {
+        let is_from_outside = question.next_hop.is_some();
+        if !leads_here || is_from_outside && !return_path.next_hops.is_by_uplink(flow.src) {
             return false;
         }
         let session = Session {
@@ -197,6 +225,7 @@ impl Promotion {
             client: question.client,
             next_hop: question.next_hop,
         };
+        let sessions = &mut return_path.sessions;
         loop {
             match sessions.open(session, now) {
                 Ok(_) => return true,

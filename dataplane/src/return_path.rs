@@ -15,6 +15,7 @@
 //! question is dropped.
 
 use crate::fragments::Fragments;
+use crate::next_hops::{NextHop, NextHops};
 use crate::packet::translate::Translation;
 use crate::packet::{DatagramId, Flow, Fragment, Ip, Signal, protocol, quote};
 use crate::port::PortId;
@@ -53,10 +54,12 @@ impl Way {
     }
 }
 
-/// Sessions, and what follows their first fragments.
+/// Sessions, what follows their first fragments, and where answers by the
+/// uplink go.
 #[derive(Debug)]
 pub(crate) struct ReturnPath {
     pub(crate) sessions: Sessions,
+    pub(crate) next_hops: NextHops,
     fragments: Fragments,
 }
 
@@ -64,6 +67,7 @@ impl ReturnPath {
     pub(crate) fn new(sessions: Sessions) -> Self {
         Self {
             sessions,
+            next_hops: NextHops::default(),
             fragments: Fragments::new(),
         }
     }
@@ -77,26 +81,43 @@ impl ReturnPath {
         if parcel.ip.fragment == Fragment::Later {
             return self.fragments.get(&datagram?, parcel.now);
         }
-        let way = self.answer(parcel).map(|found| {
-            let session = self.sessions.get(found);
-            if !session.is_translated() {
-                return Way::plain(session.client);
-            }
-            let translation = match (Flow::of(parcel.ip), host) {
-                (Some(_), Some(host)) if ends(parcel) => return Way::plain(host),
-                (Some(_), _) => Translation::Packet(session.original.reversed()),
-                (None, _) => Translation::Error(session.original),
-            };
-            Way {
-                port: session.client,
-                translation: Some(translation),
-                next_hop: session.next_hop,
-            }
-        });
+        let found = self.answer(parcel);
+        let way = found.and_then(|found| self.way_of(found, parcel, host));
         if let Some(datagram) = datagram {
             self.fragments.set(datagram, way, parcel.now);
         }
         way
+    }
+
+    /// How a session's answer leaves, or an ICMP error about it. `None` if not
+    /// by the port that its client's questions come by: then the session is over,
+    /// and the host has the conversation.
+    fn way_of(&mut self, found: Found, parcel: &Parcel, host: Option<PortId>) -> Option<Way> {
+        let session = self.sessions.get(found);
+        if !session.is_translated() {
+            return Some(Way::plain(session.client));
+        }
+        let translation = match (Flow::of(parcel.ip), host) {
+            (Some(_), Some(host)) if ends(parcel) => return Some(Way::plain(host)),
+            (Some(_), _) => Translation::Packet(session.original.reversed()),
+            (None, _) => Translation::Error(session.original),
+        };
+        let next_hop = match session.next_hop {
+            None => None,
+            last => match self.next_hops.find(session.original.src, parcel.now) {
+                NextHop::Known(mac) => Some(mac),
+                NextHop::Unresolved => last,
+                NextHop::Elsewhere => {
+                    self.sessions.remove(found);
+                    return None;
+                }
+            },
+        };
+        Some(Way {
+            port: session.client,
+            translation: Some(translation),
+            next_hop,
+        })
     }
 
     /// The session whose answer a packet is, or an ICMP error about it.

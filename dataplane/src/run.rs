@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
+use sluice_dataplane::cpus;
 use sluice_dataplane::node::Node;
 use sluice_dataplane::server::Server;
 use tracing::Level;
@@ -31,7 +32,10 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
         tracing::warn!("{note}");
     }
     let settings = conflist.settings.clone();
-    descriptors::reserve(settings.max_ports)?;
+    if let Some(note) = cpus::shortage(settings.workers, &settings.cpus) {
+        tracing::warn!("{note}");
+    }
+    descriptors::reserve(settings.max_ports, settings.workers)?;
     let signals = Signals::block()?;
     // First: its lock on the folder keeps a second daemon from touching the
     // first one's pins and host port. Clients may connect and wait.
@@ -55,12 +59,16 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
         if !node.is_alive() {
             return Err("the worker is gone; its panic is above".into());
         }
-        server.turn(HEARTBEAT, |request| node.handle(request))?;
+        let wait = HEARTBEAT.min(node.patience());
+        server.turn(wait, |request| node.handle(request))?;
         if let Err(error) = node.mend_rules() {
             tracing::warn!(%error, "could not put the host's netfilter rules back");
         }
         if let Err(error) = node.follow_addresses() {
             tracing::warn!(%error, "hostPorts may not count on the node's new addresses");
+        }
+        if let Err(error) = node.follow_uplink() {
+            tracing::warn!(%error, "answers by the uplink may go astray");
         }
         if Instant::now() >= next_look {
             node.tell_mapped();

@@ -98,14 +98,15 @@ impl Budget {
         Self { flight }
     }
 
-    /// A store for all that may wait.
-    pub(crate) fn store(self) -> Store {
-        Store::new(u32::try_from(self.flight / HELD_PART).unwrap_or(u32::MAX))
+    /// A store for all that may wait with one of so many workers.
+    pub(crate) fn store(self, workers: u16) -> Store {
+        let chunks = self.flight / HELD_PART / usize::from(workers);
+        Store::new(u32::try_from(chunks).unwrap_or(u32::MAX))
     }
 
     /// What the queue of a pod with this MTU may hold now.
     pub(crate) fn room(self, pool: &FramePool, mtu: u32) -> Room {
-        let free = pool.free_chunks();
+        let free = pool.available();
         let two_frames = 2 * (mtu as usize).div_ceil(CHUNK_SIZE - 256);
         let queue = (free / QUEUE_PART).min(QUEUE_CHUNKS).max(two_frames);
         let node = free.saturating_sub(self.flight / RESERVE_PART);

@@ -178,6 +178,9 @@ fn host_ports(rows: &[HostPortRow]) -> String {
 struct Stats {
     ports: u64,
     worker: WorkerStats,
+    /// Of an older daemon: none.
+    #[serde(default)]
+    workers: Vec<WorkerStats>,
     #[serde(default)]
     merged_frames: u64,
     drops: Vec<DropRow>,
@@ -196,6 +199,8 @@ struct WorkerStats {
     session_capacity: u64,
     #[serde(default)]
     recycled_sessions: u64,
+    #[serde(default)]
+    handed_frames: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -211,40 +216,57 @@ struct Chunks {
     free: u64,
     fill: u64,
     tx: u64,
-    /// Of an older daemon: none.
+    /// Of an older daemon: none; neither between workers.
     #[serde(default)]
     held: u64,
+    #[serde(default)]
+    handoff: u64,
     unaccounted: i64,
 }
 
 fn stats(stats: &Stats) -> String {
     let WorkerStats {
-        turns,
-        busy_turns,
-        sleeps,
         sessions,
         session_capacity,
         recycled_sessions,
+        ..
     } = stats.worker;
+    let workers = match stats.workers.as_slice() {
+        [] | [_] => worker("worker", &stats.worker),
+        several => (0..)
+            .zip(several)
+            .map(|(number, stats)| {
+                let handed = stats.handed_frames;
+                let line = worker(&format!("worker {number}"), stats);
+                format!("{line}, {handed} frames handed to others")
+            })
+            .collect::<Vec<_>>()
+            .join("\n"),
+    };
     let Chunks {
         total,
         free,
         fill,
         tx,
         held,
+        handoff,
         unaccounted,
     } = stats.chunks;
+    let others: String = [(held, "waiting for limits"), (handoff, "between workers")]
+        .into_iter()
+        .filter(|(chunks, _)| *chunks > 0)
+        .map(|(chunks, place)| format!(" + {chunks} {place}"))
+        .collect();
     let sum = match unaccounted {
         0 => "they add up".to_owned(),
         off => format!("{off} on their way (zero when there is no traffic, else a leak)"),
     };
     let mut text = format!(
         "ports     {} with the host port\n\
-         worker    {turns} turns, {busy_turns} with frames, {sleeps} sleeps\n\
+         {workers}\n\
          sessions  {sessions} of {session_capacity}, {recycled_sessions} given up for new ones of their pods\n\
          gro       {} TCP segments became the end of another frame\n\
-         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent + {held} waiting \
-         for limits: {sum}\n\n",
+         chunks    {total} = {free} free + {fill} to be filled + {tx} being sent{others}: {sum}\n\n",
         stats.ports, stats.merged_frames
     );
     let mut drops = table(&["DROPPED BECAUSE", "FRAMES", "WHY"]);
@@ -264,6 +286,16 @@ fn stats(stats: &Stats) -> String {
         let _ = write!(text, "{drops}");
     }
     text
+}
+
+fn worker(name: &str, stats: &WorkerStats) -> String {
+    let WorkerStats {
+        turns,
+        busy_turns,
+        sleeps,
+        ..
+    } = stats;
+    format!("{name:<9} {turns} turns, {busy_turns} with frames, {sleeps} sleeps")
 }
 
 /// What the kernel drops before the dataplane sees it (`XDP_STATISTICS`).
@@ -555,6 +587,25 @@ mod tests {
         assert!(stats_with(0, 0).contains("5 of 60, 2 given up"));
         assert!(stats_with(0, 0).contains("77 TCP segments"));
         assert!(stats_with(5, 0).contains("5 on their way"));
+    }
+
+    #[test]
+    fn several_workers_have_a_line_each() {
+        let worker = json!({"turns": 9, "busy_turns": 4, "sleeps": 3, "handed_frames": 7});
+        let answer = json!({
+            "ports": 2, "worker": worker, "workers": [worker, worker],
+            "drops": [], "xdp_statistics": {},
+            "chunks": {"total": 9, "free": 1, "fill": 1, "tx": 1, "held": 2, "handoff": 4,
+                       "unaccounted": 0},
+        });
+        let text = render(What::Stats, answer).unwrap();
+        for needle in [
+            "worker 0  9 turns, 4 with frames, 3 sleeps, 7 frames handed to others",
+            "worker 1  9 turns",
+            "1 being sent + 2 waiting for limits + 4 between workers: they add up",
+        ] {
+            assert!(text.contains(needle), "{text}");
+        }
     }
 
     #[test]

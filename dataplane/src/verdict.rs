@@ -58,9 +58,11 @@ pub enum DropReason {
     QueueDelay,
     /// The pod's limit lets it wait, but there is no memory for that.
     QueueMemory,
+    /// The worker that has the destination takes less than is handed to it.
+    HandoffFull,
 }
 
-const OTHERS: [DropReason; 25] = [
+const OTHERS: [DropReason; 26] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -86,6 +88,7 @@ const OTHERS: [DropReason; 25] = [
     DropReason::QueueFull,
     DropReason::QueueDelay,
     DropReason::QueueMemory,
+    DropReason::HandoffFull,
 ];
 
 impl DropReason {
@@ -137,6 +140,7 @@ impl DropReason {
             Self::QueueFull => 22,
             Self::QueueDelay => 23,
             Self::QueueMemory => 24,
+            Self::HandoffFull => 25,
         };
         Malformed::ALL.len() + other
     }
@@ -171,6 +175,7 @@ impl DropReason {
             Self::QueueFull => "queue-full",
             Self::QueueDelay => "queue-delay",
             Self::QueueMemory => "queue-memory",
+            Self::HandoffFull => "handoff-full",
         }
     }
 
@@ -204,6 +209,7 @@ impl DropReason {
             Self::QueueFull => "more than the pod's limit lets wait",
             Self::QueueDelay => "waited too long for the pod's limit",
             Self::QueueMemory => "no memory for what the pod's limit lets wait",
+            Self::HandoffFull => "the destination's worker takes less than others hand to it",
         }
     }
 }

@@ -8,6 +8,7 @@
 //! costs as much as for several).
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -15,20 +16,20 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use sluice_control::{BusyPoll, Shaping};
 
 use crate::counters::{NodeCounters, PortCounters};
 use crate::cpus::{self, CpuError};
 use crate::engine::Engine;
+use crate::handoff::Sleeper;
 use crate::mappings::Mappings;
-use crate::pipeline::{Pipeline, PipelineOptions};
-use crate::port::{Port, PortId, PortSpec};
-use crate::sessions::{self, Listed, Session};
+use crate::next_hops::{NextHops, Uplink};
+use crate::port::{Port, PortId, PortKind, PortSpec};
+use crate::sessions::{Listed, Session};
 use crate::shaper::Shapers;
 use crate::time::{Clock, Nanos};
-use crate::xsk::{Closed, Doorbell, FramePool, Xsk, XskError};
+use crate::xsk::{Closed, XskError};
 
 /// Spinning after the last frame. 20 us is enough for back-to-back traffic,
 /// 500 us brings nothing more (measured).
@@ -42,8 +43,13 @@ const ASK_EPOLL: Nanos = Nanos::from_micros(50);
 const RETRY: Duration = Duration::from_millis(1);
 
 /// A turn of so many chunks is bulk, be it one jumbo frame: the CPU is given
-/// away after it.
+/// away after it. One of several workers does so after every turn with frames:
+/// else an application on its CPU waits until it stops spinning (60 us instead of
+/// 6.5, measured).
 const BULK: usize = 8;
+
+/// Sockets that one look at epoll names; others the next one does.
+const EVENTS: usize = 256;
 
 /// Giving the CPU away for longer than this starves the worker: a neighbour
 /// spins too, and the kernel lets it.
@@ -64,10 +70,8 @@ const WAIT: Nanos = Nanos::from_micros(2);
 /// than a few are never there.
 const COMMANDS: usize = 64;
 
-/// Sockets that one thread closes at the end.
-const CLOSED_BY_ONE: usize = 8;
-
-const WAKER: Token = Token(usize::MAX);
+/// The eventfd's token, no port's slot.
+pub(crate) const WAKER: Token = Token(usize::MAX);
 const TIMER: Token = Token(usize::MAX - 1);
 
 /// A frame that may go so soon is waited for: waking up takes as long.
@@ -75,21 +79,19 @@ const WAKING_UP: Nanos = Nanos::from_micros(30);
 
 /// What a worker is started with.
 #[derive(Debug)]
-pub struct WorkerOptions {
-    /// All the UMEM's chunks.
-    pub pool: FramePool,
-    /// The doorbell that the XDP program rings.
-    pub doorbell: Doorbell,
-    /// How to wait.
-    pub busy_poll: BusyPoll,
+pub(crate) struct WorkerOptions {
+    /// Its thread's name.
+    pub(crate) name: String,
+    pub(crate) engine: Engine,
+    /// What it sleeps in; `sleeper` wakes it.
+    pub(crate) poll: Poll,
+    pub(crate) sleeper: Arc<Sleeper>,
+    /// Whether it never sleeps.
+    pub(crate) always: bool,
+    /// Whether it is the only one.
+    pub(crate) is_alone: bool,
     /// CPUs to run on; empty means any.
-    pub cpus: Vec<u16>,
-    /// Slots: the largest number of pod ports, and one for the host port.
-    pub slots: u16,
-    /// The MAC address of every port's near end.
-    pub gateway_mac: [u8; 6],
-    /// Whether checksums may leave partial, with a request to complete them.
-    pub tx_metadata: bool,
+    pub(crate) cpus: Vec<u16>,
 }
 
 /// Why the worker did not do what it was asked.
@@ -142,9 +144,12 @@ const PAGE: usize = 512;
 /// What the control thread asks of the worker; applied between turns.
 enum Command {
     Add(Box<PortSpec>, Sender<Added>),
+    Learn(PortId, PortKind, Arc<[IpAddr]>, Sender<()>),
+    Forget(PortId, Sender<()>),
     Remove(PortId, Sender<Option<Box<Port>>>),
     Reclaim(Closed, Sender<u32>),
-    Map(Box<Mappings>, Sender<Mappings>),
+    Map(Arc<Mappings>, Sender<Arc<Mappings>>),
+    Uplink(Box<Uplink>, Sender<NextHops>),
     List(Page, Sender<Page>),
     Resume(Vec<Session>, Sender<usize>),
     Shape(Limits, Sender<Shapers>),
@@ -152,67 +157,49 @@ enum Command {
 }
 
 /// Other limits for a port, and the MTU that goes with them.
-struct Limits {
-    port: PortId,
-    shapers: Shapers,
-    mtu: u32,
+pub(crate) struct Limits {
+    pub(crate) port: PortId,
+    pub(crate) shapers: Shapers,
+    pub(crate) mtu: u32,
 }
 
-/// The control thread's handle of the worker. Each call waits until the worker
+/// The control thread's handle of a worker. Each call waits until the worker
 /// has done what was asked.
 #[derive(Debug)]
-pub struct WorkerHandle {
+pub(crate) struct WorkerHandle {
     commands: Sender<Command>,
-    waker: Waker,
+    sleeper: Arc<Sleeper>,
     counters: Arc<NodeCounters>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<Engine>,
 }
 
-/// Starts the worker's thread.
+/// Starts a worker's thread.
 ///
 /// # Errors
-/// The thread, its epoll instance or its CPU affinity could not be set up.
-pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
+/// The thread, its timer or its CPU affinity could not be set up.
+pub(crate) fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
     let failed = |operation| move |cause| WorkerError::Start { operation, cause };
-    let poll = Poll::new().map_err(failed("epoll"))?;
-    let waker = Waker::new(poll.registry(), WAKER).map_err(failed("eventfd"))?;
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)
-        .map_err(io::Error::from)
-        .and_then(|timer| {
-            let fd = timer.as_fd().as_raw_fd();
-            let registry = poll.registry();
-            registry.register(&mut SourceFd(&fd), TIMER, Interest::READABLE)?;
-            Ok(timer)
-        })
-        .map_err(failed("timerfd"))?;
+    let timer = timer(&options.poll).map_err(failed("timerfd"))?;
     let (commands, receiver) = channel::bounded(COMMANDS);
-    let umem = options.pool.umem();
-    let pipeline = Pipeline::new(
-        umem,
-        PipelineOptions {
-            gateway_mac: options.gateway_mac,
-            tx_metadata: options.tx_metadata,
-            slots: options.slots,
-            sessions: sessions::CAPACITY,
-        },
-    );
-    let engine = Engine::new(pipeline, options.pool, options.doorbell, options.slots);
-    let counters = engine.counters().clone();
+    let counters = options.engine.counters().clone();
     let (ready, started) = channel::bounded(1);
+    let sleeper = options.sleeper;
     let worker = Worker {
-        engine,
+        engine: options.engine,
         clock: Clock::start(),
         commands: receiver,
-        poll,
+        poll: options.poll,
         timer,
-        events: Events::with_capacity(usize::from(options.slots) + 2),
-        always: options.busy_poll == BusyPoll::Always,
+        sleeper: Arc::clone(&sleeper),
+        events: Events::with_capacity(EVENTS),
+        always: options.always,
+        bulk: if options.is_alone { BULK } else { 1 },
         pace: Pace::default(),
         stopped: false,
     };
     let cpus = options.cpus;
     let thread = thread::Builder::new()
-        .name("worker".to_owned())
+        .name(options.name)
         .spawn(move || {
             let pinned = if cpus.is_empty() {
                 Ok(())
@@ -222,157 +209,130 @@ pub fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError> {
             let is_pinned = pinned.is_ok();
             // Nobody waits any more: then there is nobody to work for.
             if ready.send(pinned).is_ok() && is_pinned {
-                close(worker.run().into_sockets());
+                worker.run()
+            } else {
+                worker.engine
             }
         })
         .map_err(failed("spawn"))?;
     started.recv().map_err(|_| WorkerError::Gone)??;
     Ok(WorkerHandle {
         commands,
-        waker,
+        sleeper,
         counters,
-        thread: Some(thread),
+        thread,
     })
 }
 
-/// Closes sockets, many at a time: each waits for an RCU grace period, and
-/// those who wait together wait for the same one. One after the other, 250
-/// would take three seconds, in which the next daemon cannot start.
-fn close(sockets: impl Iterator<Item = Xsk>) {
-    let mut sockets: Vec<Xsk> = sockets.collect();
-    thread::scope(|scope| {
-        while !sockets.is_empty() {
-            let some = sockets.split_off(sockets.len().saturating_sub(CLOSED_BY_ONE));
-            // Without a thread to spare they are closed here.
-            let _ = thread::Builder::new().spawn_scoped(scope, || drop(some));
-        }
-    });
+/// Wakes a sleeper for the shapers.
+fn timer(poll: &Poll) -> io::Result<TimerFd> {
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+    let fd = timer.as_fd().as_raw_fd();
+    let registry = poll.registry();
+    registry.register(&mut SourceFd(&fd), TIMER, Interest::READABLE)?;
+    Ok(timer)
 }
 
+/// Every call fails if the worker is gone.
 impl WorkerHandle {
-    /// Adds a port and fills its FILL ring: to be called before the socket
-    /// goes into the XSKMAP.
-    ///
-    /// # Errors
-    /// The slot is not free, or the worker is gone.
-    pub fn add(&self, port: PortSpec) -> Result<Arc<PortCounters>, WorkerError> {
-        let (answer, answered) = channel::bounded(1);
-        self.send(Command::Add(Box::new(port), answer))?;
-        answered
-            .recv()
-            .map_err(|_| WorkerError::Gone)?
+    /// Adds a port; fails also where its slot is not free.
+    pub(crate) fn add(&self, port: PortSpec) -> Result<Arc<PortCounters>, WorkerError> {
+        self.ask(|answer| Command::Add(Box::new(port), answer))?
             .map_err(|(error, _spec)| error)
     }
 
-    /// Takes a port out of the tables, closes its socket, and has its chunks
-    /// taken back. A success also if there is no such port.
-    ///
-    /// # Errors
-    /// The worker is gone.
-    pub fn remove(&self, id: PortId) -> Result<(), WorkerError> {
-        let (answer, answered) = channel::bounded(1);
-        self.send(Command::Remove(id, answer))?;
-        let Some(port) = answered.recv().map_err(|_| WorkerError::Gone)? else {
-            return Ok(());
-        };
-        // Here and not on the worker: closing waits for an RCU grace period.
-        let closed = port.xsk.close();
-        let (answer, answered) = channel::bounded(1);
-        self.send(Command::Reclaim(closed, answer))?;
-        answered.recv().map_err(|_| WorkerError::Gone)?;
-        Ok(())
+    /// Sets what it knows of the uplink; gives the former next hops.
+    pub(crate) fn set_uplink(&self, uplink: Uplink) -> Result<NextHops, WorkerError> {
+        self.ask(|answer| Command::Uplink(Box::new(uplink), answer))
     }
 
-    /// Sets the mapped ports of the node.
-    ///
-    /// # Errors
-    /// The worker is gone.
-    pub fn set_mappings(&self, mappings: Mappings) -> Result<(), WorkerError> {
-        let (answer, answered) = channel::bounded(1);
-        self.send(Command::Map(Box::new(mappings), answer))?;
-        // The former ones are freed here and not on the worker.
-        answered.recv().map_err(|_| WorkerError::Gone).map(drop)
-    }
-
-    /// Opens sessions of conversations that are under way, as far as there is
-    /// room. Answers how many.
-    ///
-    /// # Errors
-    /// The worker is gone.
-    pub fn resume(&self, sessions: Vec<Session>) -> Result<usize, WorkerError> {
-        let (answer, answered) = channel::bounded(1);
-        self.send(Command::Resume(sessions, answer))?;
-        answered.recv().map_err(|_| WorkerError::Gone)
-    }
-
-    /// Changes what a port's traffic is held to, and the largest packet that goes
-    /// with it, in bytes. A success also if there is no such port.
-    ///
-    /// # Errors
-    /// The worker is gone.
-    pub fn set_shaping(
+    /// Has it know another worker's port.
+    pub(crate) fn learn(
         &self,
-        port: PortId,
-        shaping: &Shaping,
-        mtu: u32,
+        id: PortId,
+        kind: PortKind,
+        addresses: Arc<[IpAddr]>,
     ) -> Result<(), WorkerError> {
-        let limits = Limits {
-            port,
-            shapers: Shapers::new(shaping, mtu),
-            mtu,
-        };
-        let (answer, answered) = channel::bounded(1);
-        self.send(Command::Shape(limits, answer))?;
-        // The former ones are freed here and not on the worker.
-        answered.recv().map_err(|_| WorkerError::Gone).map(drop)
+        self.ask(|answer| Command::Learn(id, kind, addresses, answer))
     }
 
-    /// All sessions, in no order. Those that come or go meanwhile may be in it.
-    ///
-    /// # Errors
-    /// The worker is gone.
-    pub fn sessions(&self) -> Result<Vec<Listed>, WorkerError> {
-        let mut all = Vec::new();
+    /// Has it send nothing more to another worker's port.
+    pub(crate) fn forget(&self, id: PortId) -> Result<(), WorkerError> {
+        self.ask(|answer| Command::Forget(id, answer))
+    }
+
+    /// Takes a port out of its tables, if it is there.
+    pub(crate) fn remove(&self, id: PortId) -> Result<Option<Box<Port>>, WorkerError> {
+        self.ask(|answer| Command::Remove(id, answer))
+    }
+
+    /// Has it take back a closed socket's chunks.
+    pub(crate) fn reclaim(&self, closed: Closed) -> Result<(), WorkerError> {
+        self.ask(|answer| Command::Reclaim(closed, answer))
+            .map(|_chunks| ())
+    }
+
+    /// Sets the mapped ports of the node; gives the former ones.
+    pub(crate) fn set_mappings(
+        &self,
+        mappings: Arc<Mappings>,
+    ) -> Result<Arc<Mappings>, WorkerError> {
+        self.ask(|answer| Command::Map(mappings, answer))
+    }
+
+    /// Opens sessions, as far as there is room; answers how many.
+    pub(crate) fn resume(&self, sessions: Vec<Session>) -> Result<usize, WorkerError> {
+        self.ask(|answer| Command::Resume(sessions, answer))
+    }
+
+    /// Changes what a port's traffic is held to; gives the former shapers.
+    pub(crate) fn set_shapers(&self, limits: Limits) -> Result<Shapers, WorkerError> {
+        self.ask(|answer| Command::Shape(limits, answer))
+    }
+
+    /// Copies all sessions out.
+    pub(crate) fn list_sessions(&self, all: &mut Vec<Listed>) -> Result<(), WorkerError> {
         let mut place = Some(0);
         while place.is_some() {
             let sessions = Vec::with_capacity(PAGE);
-            let (answer, answered) = channel::bounded(1);
-            self.send(Command::List(Page { place, sessions }, answer))?;
-            let page = answered.recv().map_err(|_| WorkerError::Gone)?;
+            let page = self.ask(|answer| Command::List(Page { place, sessions }, answer))?;
             all.extend(page.sessions);
             place = page.place;
         }
-        Ok(all)
+        Ok(())
     }
 
-    /// The node-wide counters.
-    #[must_use]
-    pub fn counters(&self) -> &Arc<NodeCounters> {
+    /// What it counts for the node.
+    pub(crate) fn counters(&self) -> &NodeCounters {
         &self.counters
     }
 
     /// Whether the thread still runs.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.thread
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    /// Has the thread end.
+    pub(crate) fn stop(&self) {
+        // One that is gone needs no stopping.
+        let _ = self.send(Command::Stop);
+    }
+
+    /// Waits for the end of the thread, and takes over what it had; nothing if it
+    /// panicked.
+    pub(crate) fn join(self) -> Option<Engine> {
+        self.thread.join().ok()
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, WorkerError> {
+        let (answer, answered) = channel::bounded(1);
+        self.send(command(answer))?;
+        answered.recv().map_err(|_| WorkerError::Gone)
     }
 
     fn send(&self, command: Command) -> Result<(), WorkerError> {
         self.commands.send(command).map_err(|_| WorkerError::Gone)?;
-        self.waker.wake().map_err(|_| WorkerError::Gone)
-    }
-}
-
-/// Stops the thread and waits for its end; its sockets close with it.
-impl Drop for WorkerHandle {
-    fn drop(&mut self) {
-        // A thread that is gone needs no stopping.
-        let _ = self.send(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.sleeper.wake().map_err(|_| WorkerError::Gone)
     }
 }
 
@@ -384,8 +344,11 @@ struct Worker {
     /// Wakes a sleeping worker for the shapers: mio rounds timeouts up to
     /// milliseconds.
     timer: TimerFd,
+    sleeper: Arc<Sleeper>,
     events: Events,
     always: bool,
+    /// The CPU is given away after turns of so many chunks.
+    bulk: usize,
     pace: Pace,
     stopped: bool,
 }
@@ -442,20 +405,31 @@ impl Worker {
                 }
                 std::hint::spin_loop();
             } else {
-                self.engine.counters().sleeps.add(1);
                 let limit = match turn.due {
                     Some(due) if !self.wake_at(due, now) => Some(RETRY),
                     _ => turn.pending.then_some(RETRY),
                 };
-                self.ask_epoll(limit, now);
+                self.sleep(limit, now);
             }
         }
+    }
+
+    /// Sleeps until a socket, a command or another worker has something, or for
+    /// `timeout`.
+    fn sleep(&mut self, timeout: Option<Duration>, now: Nanos) {
+        self.sleeper.lie_down();
+        // What was handed over before wakes nobody.
+        if !self.engine.has_incoming() {
+            self.engine.counters().sleeps.add(1);
+            self.ask_epoll(timeout, now);
+        }
+        self.sleeper.get_up();
     }
 
     /// After a turn with frames: after bulk the receiver needs this CPU; at a
     /// high rate in small turns, a few more frames are about to come.
     fn make_way(&mut self, chunks: usize, now: Nanos) {
-        if chunks >= BULK {
+        if chunks >= self.bulk {
             if now < self.pace.keep_cpu_until {
                 return;
             }
@@ -499,6 +473,14 @@ impl Worker {
                 Command::Add(spec, answer) => {
                     let _ = answer.send(self.add(spec, now));
                 }
+                Command::Learn(id, kind, addresses, answer) => {
+                    self.engine.learn(id, kind, &addresses);
+                    let _ = answer.send(());
+                }
+                Command::Forget(id, answer) => {
+                    self.engine.forget(id);
+                    let _ = answer.send(());
+                }
                 Command::Remove(id, answer) => {
                     let port = self.engine.remove(id);
                     let socket = port.as_ref().map(|port| port.xsk.socket());
@@ -513,7 +495,10 @@ impl Worker {
                     let _ = answer.send(self.engine.reclaim(closed));
                 }
                 Command::Map(mappings, answer) => {
-                    let _ = answer.send(self.engine.set_mappings(*mappings));
+                    let _ = answer.send(self.engine.set_mappings(mappings));
+                }
+                Command::Uplink(uplink, answer) => {
+                    let _ = answer.send(self.engine.set_uplink(*uplink));
                 }
                 Command::List(mut page, answer) => {
                     let sessions = self.engine.sessions();

@@ -198,6 +198,7 @@ fn every_reason_to_drop_is_provoked_and_counted_once() {
     }
     // These need a destination that does not take what it is given.
     provoked.push(overflow_a_tx_ring());
+    provoked.push(overflow_another_worker());
     provoked.push(take_the_host_port_away());
     provoked.extend(fill_the_session_table());
     provoked.push(answer_in_fragments_of_sctp());
@@ -224,6 +225,7 @@ fn take_the_host_port_away() -> DropReason {
 /// By conversations that go on, from the host in a pod's name.
 fn fill_the_session_table() -> [DropReason; 2] {
     let mut lab = Lab::new(LabOptions {
+        workers: 1,
         pods: 8,
         sessions: 16,
         ..LabOptions::default()
@@ -266,8 +268,7 @@ fn answer_in_fragments_of_sctp() -> DropReason {
         pod_address: v4(2).into(),
         container_port: 80,
     };
-    lab.engine
-        .set_mappings(Mappings::new([node.into()], [mapping]));
+    lab.set_mappings(Mappings::new([node.into()], [mapping]));
     lab.send(1, &build::sctp(client, (node, 8080)).frame(link(1)));
     lab.send(HOST, &build::sctp(client, server).frame(link(HOST)));
     let answer = build::sctp(server, client).payload([0; 40]);
@@ -312,7 +313,7 @@ fn exceed_a_limit() -> [DropReason; 3] {
         let drops = &lab.counters(2).drops;
         assert!(drops.get(reason) > 0, "{:?}", drops.snapshot());
         assert_eq!(drops.snapshot().len(), 1, "{:?}", drops.snapshot());
-        while lab.engine.held_chunks() > 0 {
+        while lab.held_chunks() > 0 {
             lab.wait(Nanos::from_millis(10));
             lab.run();
         }
@@ -323,6 +324,26 @@ fn exceed_a_limit() -> [DropReason; 3] {
 
 fn drops_at(lab: &Lab, slot: u16) -> u64 {
     lab.counters(slot).drops.snapshot().into_values().sum()
+}
+
+/// One that stands still meanwhile.
+fn overflow_another_worker() -> DropReason {
+    let mut lab = Lab::new(LabOptions {
+        workers: 2,
+        ..LabOptions::default()
+    });
+    let frame = build::udp((v4(1), 1), (v4(2), 2)).frame(link(1));
+    let mut sent = 0;
+    while lab.counters(1).drops.get(DropReason::HandoffFull) == 0 {
+        assert!(lab.inject(1, &frame), "no room to receive");
+        lab.turn_worker(1);
+        lab.assert_no_chunk_lost();
+        sent += 1;
+        assert!(sent <= 2048, "the ring has 1024 entries");
+    }
+    assert_eq!(lab.run().len(), sent - 1, "what was handed over arrives");
+    lab.assert_no_chunk_lost();
+    DropReason::HandoffFull
 }
 
 fn overflow_a_tx_ring() -> DropReason {

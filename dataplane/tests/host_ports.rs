@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, link, mac, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
+use sluice_dataplane::next_hops::{NextHops, Path, Uplink};
 use sluice_dataplane::packet::build::{self, Datagram};
 use sluice_dataplane::packet::{Ethernet, protocol};
 use sluice_dataplane::port::PortId;
@@ -72,12 +73,30 @@ fn mappings(pod: PortId) -> Mappings {
     )
 }
 
+/// All of both families, by one way.
+fn everything(path: Path) -> [((IpAddr, u8), Path); 2] {
+    ["0.0.0.0", "::"].map(|any| ((ip(any), 0), path))
+}
+
+/// The uplink with routes, and neighbours.
+fn uplink(
+    routes: impl IntoIterator<Item = ((IpAddr, u8), Path)>,
+    neighbours: &[(IpAddr, [u8; 6])],
+) -> Uplink {
+    Uplink {
+        mac: mac(UPLINK),
+        mtu: MTU,
+        next_hops: NextHops::new(routes, neighbours.iter().copied()),
+    }
+}
+
 fn lab() -> Lab {
     let mut lab = Lab::new(LabOptions {
         uplinks: 2,
         ..LabOptions::default()
     });
-    lab.engine.set_mappings(mappings(server(0)));
+    lab.set_mappings(mappings(server(0)));
+    lab.set_uplink(&uplink(everything(Path::OnLink), &[]));
     lab
 }
 
@@ -314,7 +333,7 @@ fn the_next_pod_gets_the_next_packet() {
         lab.detach(SERVER);
         assert_eq!(only(&lab.send(client.slot, &question)).0, HOST);
         let next = lab.attach(SERVER, 1, MTU);
-        lab.engine.set_mappings(mappings(next));
+        lab.set_mappings(mappings(next));
         client.open(&mut lab, UDP);
         assert_eq!(only(&lab.send(client.slot, &question)).0, SERVER);
         lab.assert_no_chunk_lost();
@@ -362,36 +381,115 @@ fn an_error_of_a_router_comes_by_any_queue() {
     client.open(&mut lab, TCP);
     let router = ip("203.0.113.1");
     let about = error(router, client.node.ip(), &client.translated_answer(TCP));
-    let arrived = lab.send(OTHER_QUEUE, &about.frame(from_router(OTHER_QUEUE)));
+    let arrived = lab.send(OTHER_QUEUE, &about.frame(from_router(UPLINK)));
     let expected = error(router, client.pod.ip(), &client.answer(TCP)).ttl(63);
     assert_eq!(only(&arrived), (SERVER, &expected.frame(to(SERVER))[..]));
 }
 
-#[test]
-fn answers_go_where_the_last_question_came_from() {
-    let mut lab = lab();
-    let client = Client::outside(OUTSIDE6);
-    client.open(&mut lab, TCP);
-    let moved = Ethernet {
-        dst: mac(UPLINK),
-        src: OTHER_ROUTER,
-    };
-    let question = client.question(TCP).frame(moved);
-    assert_eq!(only(&lab.send(UPLINK, &question)).0, SERVER);
+/// Asserts that the server's answer to a client outside goes to this next hop.
+#[track_caller]
+fn answers_go_to(next_hop: [u8; 6], client: &Client, lab: &mut Lab) {
     let arrived = lab.send(SERVER, &client.answer(TCP).frame(link(SERVER)));
     let expected = client.translated_answer(TCP).ttl(63).frame(Ethernet {
-        dst: OTHER_ROUTER,
+        dst: next_hop,
         src: mac(UPLINK),
     });
     assert_eq!(only(&arrived), (UPLINK, &expected[..]));
 }
 
 #[test]
+fn answers_go_where_the_last_question_came_from_if_nothing_is_known() {
+    let mut lab = lab();
+    let client = Client::outside(OUTSIDE6);
+    client.open(&mut lab, TCP);
+    answers_go_to(ROUTER, &client, &mut lab);
+    let moved = Ethernet {
+        dst: mac(UPLINK),
+        src: OTHER_ROUTER,
+    };
+    let question = client.question(TCP).frame(moved);
+    assert_eq!(only(&lab.send(UPLINK, &question)).0, SERVER);
+    answers_go_to(OTHER_ROUTER, &client, &mut lab);
+}
+
+#[test]
+fn answers_follow_the_nodes_routes_and_neighbours() {
+    const NEW_MAC: [u8; 6] = [2, 9, 9, 9, 9, 3];
+    let [first, second] = [ip("192.0.2.254"), ip("fe80::254")];
+    for address in [OUTSIDE4, OUTSIDE6] {
+        let mut lab = lab();
+        let client = Client::outside(address);
+        client.open(&mut lab, TCP);
+        for (router, next_hop) in [
+            (first, OTHER_ROUTER),
+            // It has another MAC address; another router; one nobody knows.
+            (first, NEW_MAC),
+            (second, OTHER_ROUTER),
+            (first, ROUTER),
+        ] {
+            let known = [(router, next_hop)];
+            let neighbours = if next_hop == ROUTER { &[][..] } else { &known };
+            lab.set_uplink(&uplink(everything(Path::Via(router)), neighbours));
+            answers_go_to(next_hop, &client, &mut lab);
+        }
+        lab.assert_no_chunk_lost();
+    }
+}
+
+#[test]
+fn a_client_whose_answers_leave_elsewhere_is_the_kernels() {
+    for address in [OUTSIDE4, OUTSIDE6] {
+        let mut lab = lab();
+        let client = Client::outside(address);
+        let length = if client.address.is_ipv4() { 32 } else { 128 };
+        let elsewhere = || {
+            let own = ((client.address.ip(), length), Path::Elsewhere);
+            everything(Path::OnLink).into_iter().chain([own])
+        };
+        client.open(&mut lab, TCP);
+        answers_go_to(ROUTER, &client, &mut lab);
+        lab.set_uplink(&uplink(elsewhere(), &[]));
+        let answer = client.answer(TCP);
+        let question = client.question(TCP).frame(client.link);
+        for _ in 0..2 {
+            let arrived = lab.send(SERVER, &answer.frame(link(SERVER)));
+            assert_eq!(only(&arrived), (HOST, &answer.frame(to(HOST))[..]));
+            client.open(&mut lab, TCP);
+            assert_eq!(only(&lab.send(UPLINK, &question)).0, HOST);
+        }
+        lab.set_uplink(&uplink(everything(Path::OnLink), &[]));
+        client.open(&mut lab, TCP);
+        answers_go_to(ROUTER, &client, &mut lab);
+        lab.assert_no_chunk_lost();
+    }
+}
+
+#[test]
+fn the_uplink_may_get_another_mac_address() {
+    let mut lab = lab();
+    let client = Client::outside(OUTSIDE4);
+    client.open(&mut lab, TCP);
+    lab.set_uplink(&Uplink {
+        mac: mac(OTHER_QUEUE),
+        ..uplink(everything(Path::OnLink), &[])
+    });
+    let question = client.question(TCP);
+    assert!(lab.send(UPLINK, &question.frame(client.link)).is_empty());
+    assert_eq!(lab.counters(UPLINK).drops.get(DropReason::WrongMac), 1);
+    let arrived = lab.send(UPLINK, &question.frame(from_router(OTHER_QUEUE)));
+    assert_eq!(only(&arrived).0, SERVER);
+    let arrived = lab.send(SERVER, &client.answer(TCP).frame(link(SERVER)));
+    assert_eq!(only(&arrived).1[6..12], mac(OTHER_QUEUE));
+}
+
+#[test]
 fn a_pod_is_told_the_uplinks_mtu_and_a_client_the_pods() {
     let mut lab = lab();
     let client = Client::outside(OUTSIDE4);
-    lab.detach(UPLINK);
-    lab.attach(UPLINK, 0, 1500);
+    lab.set_uplink(&Uplink {
+        mtu: 1500,
+        ..uplink(everything(Path::OnLink), &[])
+    });
     client.open(&mut lab, UDP);
     let large = client.answer(UDP).payload([0; 1500]).dont_fragment();
     let arrived = lab.send(SERVER, &large.frame(link(SERVER)));

@@ -18,6 +18,7 @@ use sluice_bpf::connect;
 use sluice_control::{HostEnd, Protocol, Redirect};
 use sluice_dataplane::host_sockets;
 use sluice_dataplane::mapping_tables::MappingTables;
+use sluice_dataplane::stale_sockets;
 use tempfile::TempDir;
 
 const NODE4: &str = "10.9.0.1";
@@ -301,6 +302,56 @@ fn sockets_of_other_namespaces_are_left_alone() {
                 ErrorKind::ConnectionRefused
             );
         });
+    });
+}
+
+#[test]
+fn a_socket_that_was_led_to_a_pod_that_is_gone_is_ended_and_no_other() {
+    with_pod(|bpffs| {
+        let mut tables = bpffs.attach();
+        tables
+            .set_addresses(&HashSet::from([ip(NODE4), ip(NODE6)]))
+            .unwrap();
+        map_any(&mut tables);
+        let connected = |address: &str, port| {
+            let any = if ip(address).is_ipv4() {
+                "0.0.0.0:0"
+            } else {
+                "[::]:0"
+            };
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect(SocketAddr::new(ip(address), port)).unwrap();
+            socket
+        };
+        let is_answered = |socket: &UdpSocket| {
+            socket.send(b"ping")?;
+            socket.recv(&mut [0; 4]).map(|_| ())
+        };
+        let led = ["127.0.0.1", "::1", NODE4, NODE6].map(|to| connected(to, HOST_PORT));
+        let direct = [POD4, POD6].map(|to| connected(to, CONTAINER_PORT));
+        for socket in led.iter().chain(&direct) {
+            is_answered(socket).unwrap();
+        }
+        let other = HashSet::from([SocketAddr::new(ip(POD4), CONTAINER_PORT + 1)]);
+        assert_eq!(stale_sockets::end(&tables, &other).unwrap(), 0);
+        let pods = [POD4, POD6].map(|pod| SocketAddr::new(ip(pod), CONTAINER_PORT));
+        let pods = HashSet::from(pods);
+        assert_eq!(stale_sockets::end(&tables, &pods).unwrap(), led.len());
+        for socket in &led {
+            let error = socket.recv(&mut [0; 4]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
+            socket.send(b"ping").expect_err("it has no peer any more");
+        }
+        for socket in &direct {
+            is_answered(socket).unwrap();
+        }
+        assert_eq!(stale_sockets::end(&tables, &pods).unwrap(), 0);
+        // They may connect anew.
+        led[0]
+            .connect(SocketAddr::new(ip("127.0.0.1"), HOST_PORT))
+            .unwrap();
+        is_answered(&led[0]).unwrap();
     });
 }
 

@@ -63,9 +63,12 @@ pub struct DataplaneSettings {
     pub run_dir: PathBuf,
     /// How many pod interfaces the node may have; sizes the UMEM at start.
     pub max_ports: u16,
-    /// How the worker waits.
+    /// How many workers share the ports.
+    pub workers: u16,
+    /// How the workers wait.
     pub busy_poll: BusyPoll,
-    /// CPUs that the worker may run on; empty means any.
+    /// CPUs that the worker may run on; empty means any. Several workers have one
+    /// each, by turns.
     pub cpus: Vec<u16>,
     /// The interface to the rest of the world.
     pub uplink: Uplink,
@@ -76,6 +79,7 @@ impl Default for DataplaneSettings {
         Self {
             run_dir: PathBuf::from("/run/sluice"),
             max_ports: 256,
+            workers: 1,
             busy_poll: BusyPoll::default(),
             cpus: Vec::new(),
             uplink: Uplink::default(),
@@ -141,6 +145,13 @@ impl DataplaneSettings {
                 rule: "must be from 1 to 1024",
             });
         }
+        if !(1..=16).contains(&self.workers) {
+            return Err(InvalidSettings {
+                key: "workers",
+                value: self.workers.to_string(),
+                rule: "must be from 1 to 16",
+            });
+        }
         if let Some(cpu) = self.cpus.iter().find(|cpu| **cpu >= 1024) {
             return Err(InvalidSettings {
                 key: "cpus",
@@ -191,6 +202,8 @@ mod tests {
             (r#"{"runDir": "/run/../etc"}"#, "runDir"),
             (r#"{"maxPorts": 0}"#, "maxPorts"),
             (r#"{"maxPorts": 1025}"#, "maxPorts"),
+            (r#"{"workers": 0}"#, "workers"),
+            (r#"{"workers": 17}"#, "workers"),
             (r#"{"cpus": [1024]}"#, "cpus"),
             (r#"{"uplink": ""}"#, "uplink"),
             (r#"{"uplink": "a/b"}"#, "uplink"),

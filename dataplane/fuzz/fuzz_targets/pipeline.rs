@@ -5,13 +5,16 @@
 use std::net::Ipv4Addr;
 
 use libfuzzer_sys::fuzz_target;
-use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, link, mac, v4, v6};
+use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, link, mac, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
+use sluice_dataplane::next_hops::{NextHops, Path, Uplink};
 use sluice_dataplane::packet::{Ethernet, build, exercise};
 use sluice_dataplane::port::PortId;
+use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::xsk::{FILL_DEPTH, FramePool, Umem};
 
 const OPTIONS: LabOptions = LabOptions {
+    workers: 1,
     pods: 2,
     uplinks: 1,
     reserve: 256,
@@ -50,6 +53,16 @@ fn mappings() -> Mappings {
         container_port: 80,
     };
     Mappings::new([NODE.into()], [mapping])
+}
+
+/// Clients outside are on the uplink's link.
+fn uplink() -> Uplink {
+    let everything = ((Ipv4Addr::UNSPECIFIED.into(), 0), Path::OnLink);
+    Uplink {
+        mac: mac(UPLINK),
+        mtu: MTU,
+        next_hops: NextHops::new([everything], []),
+    }
 }
 
 /// Frames of a conversation through the mapped port: by the uplink, as the host
@@ -108,8 +121,11 @@ fuzz_target!(|input: &[u8]| {
     let Some((umem, pool)) = MEMORY.take() else {
         panic!("no memory for the UMEM");
     };
-    let mut lab = Lab::over(umem, pool, OPTIONS);
-    lab.engine.set_mappings(mappings());
+    // One worker or two, and the same holds.
+    let workers = 1 + u16::from(input.len() % 2 == 1);
+    let mut lab = Lab::over(umem, pool, LabOptions { workers, ..OPTIONS });
+    lab.set_mappings(mappings());
+    lab.set_uplink(&uplink());
     let mut rest = input;
     let mut arrived = 0;
     // Each frame is led by its source and its length.
@@ -130,7 +146,10 @@ fuzz_target!(|input: &[u8]| {
     }
     arrived += lab.run().len() as u64;
     let mut received = 0;
-    let mut dropped = 0;
+    let mut dropped: u64 = DropReason::ALL
+        .into_iter()
+        .map(|reason| lab.worker_drops(reason))
+        .sum();
     let mut errors = 0;
     let mut merged = 0;
     for slot in HOST..=UPLINK {

@@ -1,7 +1,7 @@
 //! What the plugin and the daemon both do to network interfaces.
 //!
 //! - [`Netns`]: an open network namespace, and running code inside it
-//! - [`Netlink`]: links, addresses, routes and neighbours, blocking calls
+//! - [`Netlink`]: links, addresses, routes, neighbours and rules, blocking calls
 //! - [`features`]: offloads of an interface (the ethtool ioctl)
 //! - [`sysctl`]: keys under `/proc/sys`
 //!
@@ -16,5 +16,7 @@ mod netns;
 pub mod sysctl;
 
 pub use error::LinkError;
-pub use netlink::{AddressOptions, Link, Netlink, Route, VethPair, VethPeer};
+pub use netlink::{
+    AddressOptions, Forwarding, Hop, Link, Neighbour, Netlink, Route, VethPair, VethPeer,
+};
 pub use netns::Netns;

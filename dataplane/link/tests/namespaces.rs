@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use serde_json::Value;
 use sluice_link::features::{self, Feature};
-use sluice_link::{AddressOptions, Netlink, Netns, Route, VethPair, VethPeer, sysctl};
+use sluice_link::{AddressOptions, Hop, Netlink, Netns, Route, VethPair, VethPeer, sysctl};
 
 const NEAR: [u8; 6] = [0x02, 0x53, 0, 0, 0, 1];
 const FAR: [u8; 6] = [0x02, 0x53, 0, 0, 0, 2];
@@ -388,6 +388,147 @@ fn the_next_hop_is_the_gateway_or_the_address_itself() {
         };
         netlink.replace_route(&route).unwrap();
         assert_eq!(netlink.next_hop(beyond).unwrap(), (index, gateway));
+    }
+}
+
+/// What the main table says of a destination: priority and next hops.
+fn forwarding(netlink: &Netlink, destination: &str) -> Vec<(u32, Vec<Hop>)> {
+    let all = netlink.forwarding().unwrap().into_iter();
+    let destination = destination.parse().unwrap();
+    let mut found: Vec<_> = all
+        .filter(|route| route.destination == destination)
+        .map(|route| (route.priority, route.hops))
+        .collect();
+    found.sort_by_key(|(priority, _)| *priority);
+    found
+}
+
+#[test]
+fn forwarding_has_every_next_hop_and_none_where_more_decides() {
+    let (space, netlink, near) = wired();
+    let far = netlink.index("far0").unwrap();
+    for (link, net) in [("near0", 1), ("far0", 2)] {
+        space.exec(&[
+            "ip",
+            "address",
+            "add",
+            &format!("10.0.{net}.1/24"),
+            "dev",
+            link,
+        ]);
+        let address = format!("fd00:{net}::1/64");
+        space.exec(&["ip", "address", "add", &address, "dev", link, "nodad"]);
+    }
+    for route in [
+        "default via 10.0.1.2",
+        "default via 10.0.2.2 metric 5",
+        "10.1.0.0/16 nexthop via 10.0.1.3 nexthop via inet6 fd00:2::3",
+        "unreachable 10.2.0.0/16",
+        "10.3.0.0/16 tos 0x10 via 10.0.1.2",
+        "10.4.0.0/16 via 10.0.1.2 table 77",
+        "fd01::/32 nexthop via fd00:1::3 nexthop via fd00:2::3",
+        "fd02::/32 from fd03::/32 via fd00:1::3",
+    ] {
+        let words = route.split(' ');
+        let command: Vec<&str> = ["ip", "route", "add"].into_iter().chain(words).collect();
+        space.exec(&command);
+    }
+    let hop = |interface, gateway: &str| Hop {
+        interface,
+        gateway: gateway.parse().ok(),
+    };
+    for (destination, expected) in [
+        ("10.0.1.0/24", vec![(0, vec![hop(near, "on the link")])]),
+        (
+            "0.0.0.0/0",
+            vec![
+                (0, vec![hop(near, "10.0.1.2")]),
+                (5, vec![hop(far, "10.0.2.2")]),
+            ],
+        ),
+        (
+            "10.1.0.0/16",
+            vec![(0, vec![hop(near, "10.0.1.3"), hop(far, "fd00:2::3")])],
+        ),
+        ("10.2.0.0/16", vec![(0, vec![])]),
+        ("10.3.0.0/16", vec![(0, vec![])]),
+        ("10.4.0.0/16", vec![]),
+        (
+            "fd01::/32",
+            vec![(1024, vec![hop(near, "fd00:1::3"), hop(far, "fd00:2::3")])],
+        ),
+        ("fd02::/32", vec![(1024, vec![])]),
+    ] {
+        assert_eq!(forwarding(&netlink, destination), expected, "{destination}");
+    }
+}
+
+#[test]
+fn neighbours_are_known_once_they_have_answered() {
+    let (space, peer) = (Space::new(), Space::new());
+    let netlink = space.netlink();
+    netlink.create_veth(&pair(Some(&peer.open()))).unwrap();
+    let index = netlink.index("near0").unwrap();
+    for (space, link, host) in [(&space, "near0", 1), (&peer, "far0", 2)] {
+        space.exec(&[
+            "ip",
+            "address",
+            "add",
+            &format!("10.0.1.{host}/24"),
+            "dev",
+            link,
+        ]);
+        let address = format!("fd00:1::{host}/64");
+        space.exec(&["ip", "address", "add", &address, "dev", link, "nodad"]);
+        space.exec(&["ip", "link", "set", link, "up"]);
+    }
+    for address in ["10.0.1.2", "fd00:1::2"].map(|text| text.parse().unwrap()) {
+        let known = || netlink.neighbours(index).unwrap().get(&address).copied();
+        assert_eq!(known(), None);
+        netlink.use_neighbour(index, address).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while known().is_none() {
+            assert!(Instant::now() < deadline, "{address} never answered");
+        }
+        assert_eq!(known().unwrap().mac, FAR);
+        let text = address.to_string();
+        let states = ["ip", "neighbour", "change", &text, "dev", "near0", "nud"];
+        for (state, is_stale) in [("stale", true), ("reachable", false)] {
+            space.exec(&[&states[..], &[state]].concat());
+            assert_eq!(known().unwrap().is_stale, is_stale, "{state}");
+        }
+        space.exec(&[&states[..], &["failed"]].concat());
+        assert_eq!(known(), None);
+    }
+}
+
+#[test]
+fn only_rules_that_may_choose_otherwise_are_policy() {
+    let (space, netlink, _) = wired();
+    let rule = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        space.exec(&[&["ip"], words.as_slice()].concat());
+    };
+    assert_eq!(netlink.policy_rule("near0").unwrap(), None);
+    for (family, selector, is_policy) in [
+        ("-4", "from 10.0.0.1 lookup 77", true),
+        ("-6", "from fd00::1 lookup main", true),
+        ("-4", "from all lookup 77", true),
+        ("-4", "fwmark 0x1 lookup main", true),
+        ("-6", "iif near0 lookup 77", true),
+        ("-4", "iif far0 lookup 77", false),
+        ("-4", "from all lookup main", false),
+        ("-4", "from all lookup main suppress_prefixlength 0", true),
+        ("-6", "from all unreachable", true),
+    ] {
+        rule(&format!("{family} rule add {selector} pref 99"));
+        let expected = is_policy.then_some(99);
+        assert_eq!(
+            netlink.policy_rule("near0").unwrap(),
+            expected,
+            "{selector}"
+        );
+        rule(&format!("{family} rule delete pref 99"));
     }
 }
 

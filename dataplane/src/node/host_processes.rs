@@ -8,12 +8,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 use nix::sys::socket::SockProtocol;
-use sluice_control::{HostEnd, Redirect};
+use sluice_control::{HostEnd, Protocol, Redirect};
 use sluice_link::{LinkError, Netlink};
 
 use crate::host_sockets::{self, HostSocketsError};
 use crate::mapping_tables::{MappingTables, TableError};
 use crate::netlink::Socket;
+use crate::stale_sockets;
 
 /// Groups of changes to addresses (`RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`).
 const ADDRESS_GROUPS: [u32; 2] = [5, 9];
@@ -69,12 +70,27 @@ impl HostProcesses {
         Ok(())
     }
 
+    /// Also ends what processes have under way by UDP with the pods.
+    ///
     /// # Errors
     /// A table did not give it up; the others are gone.
     pub(super) fn unmap(&mut self, redirects: &[Redirect]) -> Result<(), HostProcessesError> {
         let mut result = Ok(());
         for Redirect { from, .. } in redirects {
             result = result.and(self.tables.unmap(from));
+        }
+        let datagrams = redirects
+            .iter()
+            .filter(|r| r.from.protocol == Protocol::Udp);
+        let pods = datagrams.map(|redirect| redirect.to).collect();
+        match stale_sockets::end(&self.tables, &pods) {
+            Ok(0) => {}
+            Ok(sockets) => tracing::debug!(sockets, "ended"),
+            Err(error) => tracing::warn!(
+                %error,
+                "could not end connected UDP sockets of the host's processes: they go on \
+                 sending to a pod that is gone"
+            ),
         }
         Ok(result?)
     }
@@ -93,15 +109,9 @@ impl HostProcesses {
     /// The kernel does not tell them; the next change tries again.
     pub(super) fn follow(&mut self) -> Result<(), HostProcessesError> {
         let mut is_changed = false;
-        loop {
-            match self.changes.receive() {
-                Ok(messages) => is_changed |= messages.count() > 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Some were lost: all the more reason to look.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_changed = true,
-                Err(error) => return Err(HostProcessesError::Follow(error)),
-            }
-        }
+        let drained = self.changes.drain(|_| is_changed = true);
+        // Some were lost: all the more reason to look.
+        is_changed |= drained.map_err(HostProcessesError::Follow)?;
         if is_changed {
             self.set_addresses()?;
         }

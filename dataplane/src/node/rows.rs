@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Add;
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use super::NodeError;
 use super::book::{Book, Entry};
 use super::uplink;
 use super::wiring::{Wired, Wiring};
-use crate::counters::PortCounters;
+use crate::counters::{NodeSnapshot, PortCounters};
 use crate::host_port::DATAPLANE_INTERFACE;
 use crate::packet::{Flow, protocol};
 use crate::port::PortId;
@@ -126,7 +127,7 @@ impl PastDrops {
     }
 }
 
-/// The worker's counters, drops by reason and by the kernel over all ports,
+/// The workers' counters, drops by reason and by the kernel over all ports,
 /// and where the UMEM's chunks are.
 pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let pods = book.sorted().into_iter().map(|entry| &entry.wired);
@@ -139,37 +140,45 @@ pub(super) fn stats(wiring: &Wiring, book: &Book, past: &PastDrops) -> Value {
     let sum = |count: &dyn Fn(&PortCounters) -> u64| -> u64 {
         ports.iter().map(|port| count(&port.counters)).sum()
     };
+    let fleet = wiring.fleet();
     let drops = DropReason::ALL.into_iter().map(|reason| {
+        let past = past.get(reason) + fleet.drops(reason);
         json!({
             "reason": reason.name(),
-            "frames": past.get(reason) + sum(&|port| port.drops.get(reason)),
+            "frames": past + sum(&|port| port.drops.get(reason)),
             "help": reason.help(),
         })
     });
-    let worker = wiring.node_counters().snapshot();
+    let workers = fleet.snapshots();
+    let all = workers
+        .iter()
+        .cloned()
+        .fold(NodeSnapshot::default(), NodeSnapshot::add);
+    let free = all.free_chunks + fleet.stored_chunks() as u64;
     let fill = sum(&|port| port.filled_chunks.get());
     let tx = sum(&|port| port.sent_chunks.get());
+    let handoff = fleet.chunks_underway() as u64;
     // Under traffic this is not zero, and may be negative: the numbers are
     // read one after the other while chunks move.
-    let unaccounted = i128::from(worker.chunks)
-        - i128::from(worker.free_chunks)
-        - i128::from(fill)
-        - i128::from(tx)
-        - i128::from(worker.held_chunks);
+    let unaccounted = [free, fill, tx, all.held_chunks, handoff]
+        .into_iter()
+        .fold(i128::from(all.chunks), |left, part| left - i128::from(part));
     json!({
         "ports": ports.len(),
-        "worker": worker,
+        "chunks": {
+            "total": all.chunks,
+            "free": free,
+            "fill": fill,
+            "tx": tx,
+            "held": all.held_chunks,
+            "handoff": handoff,
+            "unaccounted": unaccounted,
+        },
+        "worker": all,
+        "workers": workers,
         "merged_frames": sum(&|port| port.merged_frames.get()),
         "drops": drops.collect::<Value>(),
         "xdp_statistics": total(ports.iter().filter_map(|port| port.socket.statistics())),
-        "chunks": {
-            "total": worker.chunks,
-            "free": worker.free_chunks,
-            "fill": fill,
-            "tx": tx,
-            "held": worker.held_chunks,
-            "unaccounted": unaccounted,
-        },
     })
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use sluice_control::Uplink;
-use sluice_link::{Link, LinkError, Route, features};
+use sluice_link::{Link, Route, features};
 
 use super::NodeError;
 
@@ -31,7 +31,7 @@ fn default_route(routes: &[Route]) -> Option<&Route> {
 
 /// A worker asks that many queues in every turn; what comes by others passes the
 /// kernel.
-const MOST_QUEUES: u32 = 32;
+const MOST_QUEUES: u16 = 32;
 
 /// An uplink whose frames may come past the kernel.
 #[derive(Debug, Clone)]
@@ -74,7 +74,8 @@ impl State {
     }
 }
 
-/// The uplink that is asked for, or why there is none.
+/// The uplink that is asked for, or why there is none. `rule` is the priority of
+/// one that may route answers by more than their destination.
 ///
 /// # Errors
 /// It is asked for by name, and is not there.
@@ -82,6 +83,7 @@ pub(super) fn find(
     asked: &Uplink,
     routes: &[Route],
     links: &[Link],
+    rule: Option<u32>,
 ) -> Result<Result<Device, State>, NodeError> {
     let link = match asked {
         Uplink::None => return Ok(Err(State::kernel("dataplane.uplink is none"))),
@@ -97,18 +99,36 @@ pub(super) fn find(
             }
         }
     };
-    if let Some(obstacle) = obstacle(link, links) {
-        return Ok(Err(State::kernel(format!("{}: {obstacle}", link.name))));
-    }
-    let queues = features::rx_queues(&link.name).map(|queues| queues.min(MOST_QUEUES));
-    Ok(queues_of(link, queues))
+    Ok(device(link, links, rule, MOST_QUEUES))
 }
 
-fn queues_of(link: &Link, queues: Result<u32, LinkError>) -> Result<Device, State> {
-    let queues = queues.map_err(State::kernel)?;
+/// The uplink that was found before, as it is now, with no more queues.
+pub(super) fn again(before: &Device, links: &[Link], rule: Option<u32>) -> Result<Device, State> {
+    let name = &before.link.name;
+    let link = links.iter().find(|link| link.name == *name);
+    let link = link.ok_or_else(|| State::kernel(format!("{name} is gone")))?;
+    device(link, links, rule, before.queues)
+}
+
+fn device(
+    link: &Link,
+    links: &[Link],
+    rule: Option<u32>,
+    most_queues: u16,
+) -> Result<Device, State> {
+    if let Some(obstacle) = obstacle(link, links) {
+        return Err(State::kernel(format!("{}: {obstacle}", link.name)));
+    }
+    if let Some(rule) = rule {
+        return Err(State::kernel(format!(
+            "{}: rule {rule} (`ip rule`) may route answers by more than their destination",
+            link.name
+        )));
+    }
+    let queues = features::rx_queues(&link.name).map_err(State::kernel)?;
     Ok(Device {
         link: link.clone(),
-        queues: u16::try_from(queues).map_err(State::kernel)?,
+        queues: u16::try_from(queues).map_or(most_queues, |queues| queues.min(most_queues)),
     })
 }
 
@@ -180,7 +200,7 @@ mod tests {
     }
 
     fn reason(asked: &Uplink, routes: &[Route], links: &[Link]) -> String {
-        match find(asked, routes, links).unwrap() {
+        match find(asked, routes, links, None).unwrap() {
             Err(State::Kernel { reason }) => reason,
             other => panic!("{other:?}"),
         }
@@ -209,7 +229,7 @@ mod tests {
         assert!(reason(auto, &routes, &[plain, vlan]).contains("up2: it carries VLANs"));
         assert!(reason(auto, &routes, &links()).contains("up2: it has no Ethernet"));
         let named = Uplink::Interface("up9".into());
-        let error = find(&named, &routes, &links()).unwrap_err();
+        let error = find(&named, &routes, &links(), None).unwrap_err();
         assert!(
             error.to_string().contains("dataplane.uplink is up9"),
             "{error}"

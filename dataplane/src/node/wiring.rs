@@ -14,17 +14,18 @@ use sluice_link::{Link, Netlink, Route};
 use super::book::HOST_SLOT;
 use super::host_processes::HostProcesses;
 use super::{NodeError, alone, gateways, uplink};
-use crate::counters::{NodeCounters, PortCounters};
+use crate::counters::PortCounters;
+use crate::fleet::{self, Fleet, FleetOptions};
 use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
 use crate::mappings::Mappings;
 use crate::netfilter::{self, Netfilter, PodRules, Stale, Translated};
+use crate::next_hops::Uplink;
 use crate::packet::{Flow, mapped};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
 use crate::sessions::{Listed, Session};
 use crate::shaper::Shapers;
-use crate::worker::{self, WorkerHandle, WorkerOptions};
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
 
 /// Chunks beside those in the ports' FILL rings, 64 MiB: a frame on its way
@@ -68,7 +69,7 @@ pub(super) struct Wired {
 /// What ports are wired into. Fields are dropped in this order: sockets close
 /// before a failed start's interfaces and bpf file system go.
 pub(super) struct Wiring {
-    worker: WorkerHandle,
+    fleet: Fleet,
     host: Option<Wired>,
     /// Its queues, by number.
     uplink: Vec<Wired>,
@@ -103,7 +104,8 @@ impl Wiring {
         let (umem, mut pool) =
             Umem::create(chunks).map_err(|cause| NodeError::Memory { chunks, cause })?;
         alone::check(netlink, features, umem, &mut pool)?;
-        let worker = worker::start(WorkerOptions {
+        let fleet = fleet::start(FleetOptions {
+            workers: settings.workers,
             pool,
             doorbell: Doorbell::map(program.doorbell(), slots).map_err(NodeError::Doorbell)?,
             busy_poll: settings.busy_poll,
@@ -114,7 +116,7 @@ impl Wiring {
         })?;
         let host_port = HostPort::take_or_make(Rc::clone(netlink), probe::max_mtu(features))?;
         let mut wiring = Self {
-            worker,
+            fleet,
             host: None,
             uplink: Vec::new(),
             uplink_slot,
@@ -136,7 +138,7 @@ impl Wiring {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        self.worker.is_alive()
+        self.fleet.is_alive()
     }
 
     /// Whether the host port is still there; sockets of new ports share its.
@@ -147,11 +149,12 @@ impl Wiring {
 
     /// The pods' sessions.
     pub(super) fn sessions(&self) -> Result<Vec<Listed>, NodeError> {
-        Ok(self.worker.sessions()?)
+        Ok(self.fleet.sessions()?)
     }
 
-    pub(super) fn node_counters(&self) -> &NodeCounters {
-        self.worker.counters()
+    /// The workers, to count what they have.
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     /// Sets the mapped ports of the node.
@@ -159,7 +162,7 @@ impl Wiring {
     /// # Errors
     /// The worker is gone.
     pub(super) fn set_mappings(&self, mappings: Mappings) -> Result<(), NodeError> {
-        Ok(self.worker.set_mappings(mappings)?)
+        Ok(self.fleet.set_mappings(mappings)?)
     }
 
     /// Changes what a pod's traffic is held to, by its attachment.
@@ -172,7 +175,7 @@ impl Wiring {
         attachment: &Attachment,
     ) -> Result<(), NodeError> {
         let mtu = attachment.frame_mtu();
-        Ok(self.worker.set_shaping(port, &attachment.shaping, mtu)?)
+        Ok(self.fleet.set_shaping(port, &attachment.shaping, mtu)?)
     }
 
     /// The wired host port.
@@ -329,7 +332,7 @@ impl Wiring {
 
     fn undo_step(&mut self, step: Step) -> Result<(), NodeError> {
         match step {
-            Step::Worker(id) => self.worker.remove(id)?,
+            Step::Worker(id) => self.fleet.remove(id)?,
             Step::Interface(index) => self.program.clear_port(index)?,
             Step::Socket(slot) => self.program.clear_socket(slot)?,
             Step::Program(interface) => self.program.detach(&interface)?,
@@ -396,12 +399,34 @@ impl Wiring {
     /// The step that failed; those before it are undone.
     pub(super) fn start_uplink(&mut self, device: &uplink::Device) -> Result<(), NodeError> {
         if let Err(error) = self.open_uplink(device) {
-            for wired in std::mem::take(&mut self.uplink) {
-                self.undo(wired.steps);
-            }
+            self.close_uplink();
             return Err(error);
         }
         self.leave_uplinks_but(Some(&device.link.name))
+    }
+
+    /// Leaves the uplink's frames and all answers by it to the kernel.
+    pub(super) fn stop_uplink(&mut self) -> Vec<NodeError> {
+        // First: what comes from now on is the kernel's.
+        let left = self.leave_uplinks_but(None);
+        // No answer finds its port gone.
+        let set = self.set_uplink(&Uplink::default());
+        let mut errors = self.close_uplink();
+        errors.extend([left, set].into_iter().filter_map(Result::err));
+        errors
+    }
+
+    fn close_uplink(&mut self) -> Vec<NodeError> {
+        let queues = std::mem::take(&mut self.uplink).into_iter();
+        queues.flat_map(|wired| self.undo(wired.steps)).collect()
+    }
+
+    /// Sets what is known of the uplink.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub(super) fn set_uplink(&self, uplink: &Uplink) -> Result<(), NodeError> {
+        Ok(self.fleet.set_uplink(uplink)?)
     }
 
     /// Takes an earlier daemon's program off uplinks other than this.
@@ -456,7 +481,7 @@ impl Wiring {
         let share = self.host.as_ref().map(|host| &host.socket);
         let xsk = Xsk::open(self.umem, &device, self.features, share)?;
         let socket = xsk.socket();
-        let counters = self.worker.add(PortSpec {
+        let counters = self.fleet.add(PortSpec {
             id: port.id,
             kind: port.kind,
             xsk,
@@ -586,7 +611,7 @@ impl Wiring {
             })
         };
         let sessions = connections.into_iter().filter_map(session).collect();
-        match self.worker.resume(sessions) {
+        match self.fleet.resume(sessions) {
             Ok(0) => {}
             Ok(resumed) => tracing::info!(resumed, "conversations go on by way of the host"),
             Err(error) => tracing::warn!(%error, "could not take up conversations"),

@@ -48,7 +48,14 @@ impl Partial {
 #[inline]
 #[must_use]
 pub fn partial(head: &[u8], ip: &Ip) -> Option<Partial> {
-    find(head, ip, MAX_TUNNELS).map(|(partial, _)| partial)
+    let found = if tunnel::is_one(ip) {
+        find(head, ip, MAX_TUNNELS)
+    } else if ip.fragment == Fragment::Whole {
+        own_partial(head, ip)
+    } else {
+        None
+    };
+    found.map(|(partial, _)| partial)
 }
 
 /// The partial checksum with its sum of the pseudo header.

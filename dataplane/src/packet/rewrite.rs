@@ -25,11 +25,11 @@ pub fn decrement_ttl(head: &mut [u8], ip: &Ip) {
     match ip.src {
         IpAddr::V4(_) => {
             if let Some(header) = header_at::<ipv4::Header>(head, ip.l3) {
-                // The checksum covers the TTL as the high byte of a word.
-                let word = |ttl| u16::from_be_bytes([ttl, header.protocol]);
                 let ttl = header.ttl.saturating_sub(1);
-                let checksum = checksum::update(header.checksum.get(), word(header.ttl), word(ttl));
-                header.checksum = checksum.into();
+                // The checksum covers the TTL as the high byte of a word, whose
+                // low byte stays: it sees what is taken away, and nothing else.
+                let taken = u16::from(header.ttl - ttl) << 8;
+                header.checksum = checksum::update(header.checksum.get(), taken, 0).into();
                 header.ttl = ttl;
             }
         }

@@ -5,8 +5,10 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::{Ip, ethernet, ipv4, ipv6, protocol};
 
-/// IANA's, and the one that Linux took before there was any.
-const VXLAN_PORTS: [u16; 2] = [4789, 8472];
+/// IANA's.
+const VXLAN_PORT: u16 = 4789;
+/// The one that Linux took before there was any.
+const OLD_VXLAN_PORT: u16 = 8472;
 const GENEVE_PORT: u16 = 6081;
 
 const UDP_LEN: usize = 8;
@@ -45,6 +47,19 @@ const GRE_FIELDS: [u16; 3] = [0x8000, 0x2000, 0x1000];
 /// Source routes (RFC 1701) and versions other than 0 (PPTP) are not walked.
 const GRE_UNKNOWN: u16 = 0x4000 | 0b111;
 
+/// Whether a packet may carry another.
+#[inline]
+pub(super) fn is_one(ip: &Ip) -> bool {
+    match ip.protocol {
+        protocol::IPV4 | protocol::IPV6 | protocol::GRE => true,
+        protocol::UDP => matches!(
+            ip.ports,
+            Some((_, VXLAN_PORT | OLD_VXLAN_PORT | GENEVE_PORT))
+        ),
+        _ => false,
+    }
+}
+
 /// The packet that `ip` carries, if `ip` is a tunnel's and both are well
 /// formed. Frames inside must be untagged.
 pub(super) fn inner(head: &[u8], ip: &Ip) -> Option<Ip> {
@@ -54,7 +69,7 @@ pub(super) fn inner(head: &[u8], ip: &Ip) -> Option<Ip> {
         protocol::IPV6 => (ethernet::IPV6, l4),
         protocol::GRE => gre(head, l4)?,
         protocol::UDP => match ip.ports? {
-            (_, port) if VXLAN_PORTS.contains(&port) => vxlan(head, l4 + UDP_LEN)?,
+            (_, VXLAN_PORT | OLD_VXLAN_PORT) => vxlan(head, l4 + UDP_LEN)?,
             (_, GENEVE_PORT) => geneve(head, l4 + UDP_LEN)?,
             _ => return None,
         },

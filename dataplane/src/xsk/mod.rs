@@ -17,6 +17,13 @@
 //!   a borrow of its owner: shared to read, exclusive to write.
 //! - The UMEM is mapped once and never unmapped, so nothing can outlive it.
 //!   Owners carry their UMEM's number, and every access compares it.
+//! - Owners move between threads only by what orders memory: a hand-off ring, a
+//!   depot's magazine, a command. So each owner sees what the one before it wrote,
+//!   to the bytes as to the side array, and those need no atomics. The exception is
+//!   a chunk's holder, at which reclaiming looks whoever owns the chunk: only the
+//!   thread that has a socket writes the socket's number there or takes it back,
+//!   and hands both on with the socket; whoever reclaims what the closed socket
+//!   held has seen them.
 //! - Ring memory lives as long as the ring values that point into it. Indices
 //!   are free-running 32-bit counters, masked by a size that is a power of two.
 //!
@@ -29,6 +36,7 @@
 
 mod chain;
 mod cursor;
+mod depot;
 mod doorbell;
 mod error;
 mod frame;
@@ -41,6 +49,7 @@ mod sys;
 mod umem;
 
 pub use chain::Chain;
+pub use depot::Depot;
 pub use doorbell::Doorbell;
 pub use error::XskError;
 pub use frame::{Chunk, Frame, MAX_CHUNKS};

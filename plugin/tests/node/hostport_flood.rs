@@ -1,6 +1,6 @@
 //! A flood of new flows to one pod's hostPort, beside another pod's connections.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +9,35 @@ use crate::harness::frames::Ends;
 use crate::harness::wire::Injector;
 use crate::harness::{NODE4, Node, Options, Pod};
 
-const FLOWS: u32 = 1_000_000;
+/// New flows to the flooded pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flood {
+    /// UDP that nobody answers.
+    Silent,
+    /// UDP that the pod answers.
+    Answered,
+    /// TCP's first segments, which the pod answers, and nobody that.
+    Syn,
+}
+
+impl Flood {
+    /// How many: more than each table has room for, ours and the kernel's.
+    fn flows(self) -> u32 {
+        match self {
+            Self::Silent => 1_000_000,
+            Self::Answered | Self::Syn => 300_000,
+        }
+    }
+
+    fn frame(self, ends: &Ends, port: u16) -> Vec<u8> {
+        let ports = [port, FLOODED_PORT];
+        match self {
+            Self::Silent | Self::Answered => ends.udp_between(ports, &[]),
+            Self::Syn => ends.syn_between(ports),
+        }
+    }
+}
+
 /// Flows of one of the flood's source addresses.
 const FLOWS_OF_AN_ADDRESS: u32 = 62_500;
 const BURST: u32 = 128;
@@ -19,21 +47,43 @@ const POD_PORT: u16 = 80;
 
 #[test]
 fn a_million_flows_to_a_pods_port_do_no_harm_to_anothers() {
+    flood(Flood::Silent);
+}
+
+#[test]
+fn a_flood_of_answered_flows_does_no_harm_to_anothers() {
+    flood(Flood::Answered);
+}
+
+#[test]
+fn a_flood_of_syns_does_no_harm_to_anothers() {
+    flood(Flood::Syn);
+}
+
+fn flood(kind: Flood) {
     for uplink in ["auto", "none"] {
-        flood(uplink);
+        flood_by(uplink, kind);
     }
 }
 
-fn flood(uplink: &'static str) {
+fn flood_by(uplink: &'static str, kind: Flood) {
     let node = Node::start(&Options {
         uplink,
         ..Options::default()
     });
     let add = |name: &str, mapping| node.add_to(&node.pods().mapped(&[mapping]), name);
-    let flooded = add("flooded", (FLOODED_PORT, POD_PORT, "udp", ""));
-    let _silent = flooded
-        .in_netns(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, POD_PORT)))
-        .unwrap();
+    let protocol = match kind {
+        Flood::Silent | Flood::Answered => "udp",
+        Flood::Syn => "tcp",
+    };
+    let flooded = add("flooded", (FLOODED_PORT, POD_PORT, protocol, ""));
+    let at_pod = SocketAddr::new(flooded.v4(), POD_PORT);
+    let silent = || flooded.in_netns(|| UdpSocket::bind(at_pod)).unwrap();
+    let _server = match kind {
+        Flood::Silent => (Some(silent()), None),
+        Flood::Answered => (None, Some(Echo::udp_at(&flooded, at_pod))),
+        Flood::Syn => (None, Some(Echo::tcp_at(&flooded, at_pod))),
+    };
     let served = add("served", (HOST_PORT, POD_PORT, "tcp", ""));
     let client = node.add("client");
     let echo = Echo::tcp_at(&served, SocketAddr::new(served.v4(), POD_PORT));
@@ -44,7 +94,7 @@ fn flood(uplink: &'static str) {
     flows.iter().for_each(Flow::goes_on);
 
     let (rounds, tracked) = (flows.each_ref().map(Flow::rounds), tracked(&node));
-    send_flood(&node);
+    send_flood(&node, kind);
     for (flow, before) in flows.iter().zip(rounds) {
         assert!(flow.rounds() > before, "it stood still");
         flow.goes_on();
@@ -58,7 +108,10 @@ fn flood(uplink: &'static str) {
         }
     }
     let arrived = node.row(&flooded).counters.tx_frames;
-    println!("uplink {uplink}: {arrived} of {FLOWS} flows arrived");
+    println!(
+        "uplink {uplink}, {kind:?}: {arrived} of {} flows arrived",
+        kind.flows()
+    );
 
     let new = Flow::tcp(node.outside(), SocketAddr::new(NODE4, HOST_PORT));
     new.goes_on();
@@ -81,10 +134,10 @@ fn tracked(node: &Node) -> String {
 
 /// From outside, each frame of another flow; not faster than sockets and rings
 /// take them, so that it is the tables that are flooded.
-fn send_flood(node: &Node) {
+fn send_flood(node: &Node, kind: Flood) {
     let injector = Injector::new(node.outside(), "out0");
     let (src_mac, dst_mac) = (node.outside().mac("out0"), node.space().mac("up0"));
-    for number in 0..FLOWS {
+    for number in 0..kind.flows() {
         let host = u8::try_from(10 + number / FLOWS_OF_AN_ADDRESS).unwrap();
         let port = u16::try_from(1024 + number % FLOWS_OF_AN_ADDRESS).unwrap();
         let ends = Ends {
@@ -93,7 +146,10 @@ fn send_flood(node: &Node) {
             src: IpAddr::from([203, 0, 113, host]),
             dst: NODE4,
         };
-        injector.send(&ends.udp_between([port, FLOODED_PORT], &[]));
+        let frame = kind.frame(&ends, port);
+        while !injector.offer(&frame) {
+            thread::sleep(Duration::from_millis(1));
+        }
         if number % BURST == 0 {
             thread::sleep(Duration::from_millis(1));
         }

@@ -1,75 +1,26 @@
 //! Ports of the node that lead to pods, by the kernel's hooks.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::flows::{Echo, Flow, check_tcp, check_udp};
+use crate::harness::flows::{Echo, Flow, check_tcp, check_udp, udp_client};
 use crate::harness::frames::Ends;
+use crate::harness::mapped::{HOST_PORT, Mapped, POD_PORT, at, both};
 use crate::harness::wire::Injector;
 use crate::harness::{
     BEYOND4, NODE4, NODE6, Network, Node, OUT4, OUT6, Options, PATIENCE, Pod, Snapshot, Space,
     wait_until,
 };
 
-/// The node's port, and the pod's that it leads to.
-const HOST_PORT: u16 = 8080;
-const POD_PORT: u16 = 80;
 const SIZES: [usize; 4] = [0, 100, 1472, 5000];
 
 const ANY4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-
-/// A pod that answers on its port, by both protocols and in both families.
-struct Server {
-    pod: Pod,
-    tcp: Echo,
-    udp: Echo,
-}
-
-impl Server {
-    /// It answers before its ADD has ended.
-    #[track_caller]
-    fn start(node: &Node, network: &Network, name: &str) -> Self {
-        let space = node.site.space(name);
-        let address = SocketAddr::new(ANY6, POD_PORT);
-        let (tcp, udp) = (Echo::tcp_at(&space, address), Echo::udp_at(&space, address));
-        let pod = Pod::add(space, name, network, &node.runtime());
-        Self { pod, tcp, udp }
-    }
-
-    /// Where clients came from since the last time.
-    fn peers(&self) -> Vec<IpAddr> {
-        let mut peers = self.tcp.take_peers();
-        peers.extend(self.udp.take_peers());
-        peers
-            .iter_mut()
-            .for_each(|peer| *peer = peer.to_canonical());
-        peers.sort_unstable();
-        peers.dedup();
-        peers
-    }
-
-    fn del(self) {
-        self.pod.del();
-    }
-}
 
 const LOOPBACK4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOOPBACK6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
-
-/// TCP and UDP on every address, to the pod's port.
-fn both(network: &Network) -> Network {
-    network.mapped(&[
-        (HOST_PORT, POD_PORT, "tcp", ""),
-        (HOST_PORT, POD_PORT, "UDP", ""),
-    ])
-}
-
-fn at(address: IpAddr) -> SocketAddr {
-    SocketAddr::new(address, HOST_PORT)
-}
 
 /// Whether somebody answers a connection from `space`.
 fn answers_tcp(space: &Space, to: SocketAddr) -> bool {
@@ -79,7 +30,7 @@ fn answers_tcp(space: &Space, to: SocketAddr) -> bool {
 
 /// Which of these servers gets a datagram from `space`.
 #[track_caller]
-fn check_serves_udp(space: &Space, to: SocketAddr, server: &Server) {
+fn check_serves_udp(space: &Space, to: SocketAddr, server: &Mapped) {
     server.peers();
     check_udp(space, to, &[100]);
     assert_eq!(
@@ -91,7 +42,7 @@ fn check_serves_udp(space: &Space, to: SocketAddr, server: &Server) {
 }
 
 #[track_caller]
-fn check_serves_tcp(space: &Space, to: SocketAddr, server: &Server) {
+fn check_serves_tcp(space: &Space, to: SocketAddr, server: &Mapped) {
     server.peers();
     check_tcp(space, to);
     assert_eq!(
@@ -105,7 +56,7 @@ fn check_serves_tcp(space: &Space, to: SocketAddr, server: &Server) {
 #[test]
 fn from_outside_by_every_address_of_the_node() {
     let node = Node::start(&Options::default());
-    let server = Server::start(&node, &both(&node.pods()), "server");
+    let server = Mapped::join(&node, &both(&node.pods()), "server");
     // One that comes later counts from then on.
     let later: IpAddr = [198, 51, 100, 77].into();
     node.space()
@@ -138,7 +89,7 @@ fn from_outside_by_every_address_of_the_node() {
 #[test]
 fn from_the_host_by_all_its_addresses() {
     let node = Node::start(&Options::default());
-    let server = Server::start(&node, &both(&node.pods()), "server");
+    let server = Mapped::join(&node, &both(&node.pods()), "server");
     for address in [NODE4, NODE6, LOOPBACK4, LOOPBACK6] {
         check_tcp(node.space(), at(address));
         check_udp(node.space(), at(address), &SIZES);
@@ -160,7 +111,7 @@ fn from_the_host_by_all_its_addresses() {
 #[test]
 fn from_the_host_as_its_addresses_come_and_go() {
     let node = Node::start(&Options::default());
-    let server = Server::start(&node, &both(&node.pods()), "server");
+    let server = Mapped::join(&node, &both(&node.pods()), "server");
     let later: IpAddr = [198, 51, 100, 77].into();
     let address = |verb: &str| {
         node.space()
@@ -179,7 +130,7 @@ fn from_the_host_as_its_addresses_come_and_go() {
 #[test]
 fn from_another_pod_by_the_nodes_addresses() {
     let node = Node::start(&Options::default());
-    let server = Server::start(&node, &both(&node.pods()), "server");
+    let server = Mapped::join(&node, &both(&node.pods()), "server");
     let far = node.network("far", &["10.78.0.0/24", "fd78::/64"]);
     let clients = [node.add("near"), node.add_to(&far, "far")];
     for client in &clients {
@@ -200,7 +151,7 @@ fn from_another_pod_by_the_nodes_addresses() {
 #[test]
 fn a_pod_reaches_itself() {
     let node = Node::start(&Options::default());
-    let server = Server::start(&node, &both(&node.pods()), "server");
+    let server = Mapped::join(&node, &both(&node.pods()), "server");
     for address in [NODE4, NODE6] {
         check_tcp(&server.pod, at(address));
         check_udp(&server.pod, at(address), &SIZES);
@@ -210,7 +161,7 @@ fn a_pod_reaches_itself() {
     }
     server.del();
     // As with portmap: without source translation it would get its own answers.
-    let server = Server::start(&node, &both(&node.pods()).with("snat", false), "server");
+    let server = Mapped::join(&node, &both(&node.pods()).with("snat", false), "server");
     assert!(!answers_tcp(&server.pod, at(NODE4)));
     check_tcp(node.outside(), at(NODE4));
     assert_eq!(server.peers(), [OUT4]);
@@ -221,9 +172,9 @@ fn a_pod_reaches_itself() {
 #[test]
 fn masq_all_shows_the_host_as_the_client() {
     let node = Node::start(&Options::default());
-    let server = Server::start(&node, &both(&node.pods()).with("masqAll", true), "server");
+    let server = Mapped::join(&node, &both(&node.pods()).with("masqAll", true), "server");
     let plain = node.pods().mapped(&[(HOST_PORT + 1, POD_PORT, "tcp", "")]);
-    let plain = Server::start(&node, &plain, "plain");
+    let plain = Mapped::join(&node, &plain, "plain");
     for (address, client) in [(NODE4, OUT4), (NODE6, OUT6)] {
         check_tcp(node.outside(), at(address));
         check_udp(node.outside(), at(address), &[100]);
@@ -244,7 +195,7 @@ fn one_port_for_three_pods_on_other_addresses_and_protocols() {
     let node = Node::start(&Options::default());
     let server = |name: &str, protocol: &str, address: IpAddr| {
         let mapping = [(HOST_PORT, POD_PORT, protocol, &*address.to_string())];
-        Server::start(&node, &node.pods().mapped(&mapping), name)
+        Mapped::join(&node, &node.pods().mapped(&mapping), name)
     };
     let a = server("a", "tcp", LOOPBACK4);
     let b = server("b", "tcp", NODE4);
@@ -264,7 +215,7 @@ fn one_port_for_three_pods_on_other_addresses_and_protocols() {
 #[test]
 fn a_host_port_that_is_taken_is_refused() {
     let node = Node::start(&Options::default());
-    let holder = Server::start(&node, &both(&node.pods()), "holder");
+    let holder = Mapped::join(&node, &both(&node.pods()), "holder");
     let listener = Echo::tcp_at(node.space(), SocketAddr::new(ANY4, HOST_PORT + 1));
     let before = Snapshot::take(&node);
     let space = node.site.space("rival");
@@ -286,7 +237,7 @@ fn a_host_port_that_is_taken_is_refused() {
     }
     drop(listener);
     holder.del();
-    let next = Server::start(&node, &both(&node.pods()), "next");
+    let next = Mapped::join(&node, &both(&node.pods()), "next");
     check_serves_tcp(node.outside(), at(NODE4), &next);
     next.del();
     node.finish();
@@ -308,9 +259,9 @@ fn elements(node: &Node) -> Vec<Value> {
 #[test]
 fn hooks_outlive_the_daemon() {
     let mut node = Node::start(&Options::default());
-    let server = Server::start(&node, &both(&node.pods()), "server");
+    let server = Mapped::join(&node, &both(&node.pods()), "server");
     let leaving = [(HOST_PORT + 1, POD_PORT, "tcp", "")];
-    let leaving = Server::start(&node, &node.pods().mapped(&leaving), "leaving");
+    let leaving = Mapped::join(&node, &node.pods().mapped(&leaving), "leaving");
     let before = elements(&node);
     assert_eq!(before.len(), 3);
     let flow = Flow::tcp(node.outside(), at(NODE4));
@@ -336,7 +287,7 @@ fn hooks_outlive_the_daemon() {
 fn rules_are_put_back_when_somebody_flushes_them() {
     let node = Node::start(&Options::default());
     let network = both(&node.pods());
-    let server = Server::start(&node, &network, "server");
+    let server = Mapped::join(&node, &network, "server");
     let before = Snapshot::take(&node);
     for damage in ["flush ruleset", "flush chain inet sluice prerouting"] {
         node.space().exec(&format!("nft {damage}"));
@@ -446,7 +397,7 @@ fn only_connections_of_the_mapping_are_forgotten() {
         (HOST_PORT, POD_PORT, "udp", ""),
         (HOST_PORT + 1, POD_PORT, "udp", ""),
     ]);
-    let server = Server::start(&node, &network, "server");
+    let server = Mapped::join(&node, &network, "server");
     assert_eq!(tracked(&node, NODE4).len(), 0);
     let open = Flow::tcp(node.outside(), at(NODE4));
     check_udp(node.outside(), at(NODE4), &[100]);
@@ -460,5 +411,38 @@ fn only_connections_of_the_mapping_are_forgotten() {
     assert_eq!(tracked(&node, BEYOND4), before);
     flow.stop();
     client.del();
+    node.finish();
+}
+
+#[test]
+fn a_connected_udp_socket_of_the_host_is_told_that_its_pod_is_gone() {
+    let node = Node::start(&Options::default());
+    let network = both(&node.pods());
+    let server = Mapped::join(&node, &network, "first");
+    let addresses: [IpAddr; 4] = [
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv6Addr::LOCALHOST.into(),
+        NODE4,
+        NODE6,
+    ];
+    let clients = addresses.map(|address| udp_client(node.space(), at(address)));
+    let is_answered = |client: &UdpSocket| {
+        client.send(b"who am I?")?;
+        client.recv(&mut [0; 64])
+    };
+    for client in &clients {
+        is_answered(client).unwrap();
+    }
+    server.del();
+    for client in &clients {
+        let error = client.recv(&mut [0; 64]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
+    }
+    let server = Mapped::join(&node, &network, "second");
+    for (client, address) in clients.iter().zip(addresses) {
+        client.connect(at(address)).unwrap();
+        is_answered(client).unwrap();
+    }
+    server.del();
     node.finish();
 }

@@ -1,8 +1,10 @@
 //! A blocking facade over rtnetlink.
 //!
-//! [`link`], [`address`] and [`route`] hold the requests, one kind each.
+//! [`link`], [`address`], [`route`] and [`forwarding`] hold the requests, one kind
+//! each.
 
 mod address;
+mod forwarding;
 mod link;
 mod route;
 
@@ -18,6 +20,7 @@ use crate::error::Explained;
 use crate::{LinkError, Netns};
 
 pub use address::AddressOptions;
+pub use forwarding::{Forwarding, Hop, Neighbour};
 pub use link::{Link, VethPair, VethPeer};
 pub use route::Route;
 

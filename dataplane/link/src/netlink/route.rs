@@ -139,13 +139,21 @@ impl Netlink {
     pub fn routes_of_all_tables(&self) -> Result<Vec<Route>, LinkError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            let answers = self.handle.route().get(message).execute();
-            let messages = self.collect(answers, "list", "the routes")?;
+            let messages = self.route_messages(family)?;
             routes.extend(messages.iter().filter_map(Route::parse));
         }
         Ok(routes)
+    }
+
+    /// All routes of a family, as the kernel sends them.
+    pub(super) fn route_messages(
+        &self,
+        family: AddressFamily,
+    ) -> Result<Vec<RouteMessage>, LinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let answers = self.handle.route().get(message).execute();
+        self.collect(answers, "list", "the routes")
     }
 
     /// Whether what comes for `address` is delivered here: it is an address
@@ -301,7 +309,7 @@ impl Route {
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),

@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sys::socket;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use super::{PATIENCE, Space, wait_until};
 
@@ -179,6 +181,25 @@ pub(crate) fn connect(space: &Space, to: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Connects from `space` and a local address and port.
+#[track_caller]
+pub(crate) fn connect_from(space: &Space, from: SocketAddr, to: SocketAddr) -> TcpStream {
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let connected = space.in_netns(|| {
+        let client = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        socket::bind(client.as_raw_fd(), &SockaddrStorage::from(from))?;
+        socket::connect(client.as_raw_fd(), &SockaddrStorage::from(to))?;
+        nix::Result::Ok(TcpStream::from(client))
+    });
+    let stream = connected.unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
 /// Both ends of a connection from `space` to `to`, which leads to `listener`:
 /// the client's and the server's.
 #[track_caller]
@@ -235,14 +256,19 @@ pub(crate) fn check_udp(space: &Space, to: SocketAddr, sizes: &[usize]) {
 }
 
 #[track_caller]
-fn udp_client(space: &Space, to: SocketAddr) -> UdpSocket {
+pub(crate) fn udp_client(space: &Space, to: SocketAddr) -> UdpSocket {
+    let any = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    udp_client_from(space, SocketAddr::new(any, 0), to)
+}
+
+/// A socket in `space` with a local address and port, connected.
+#[track_caller]
+pub(crate) fn udp_client_from(space: &Space, from: SocketAddr, to: SocketAddr) -> UdpSocket {
     let client = space.in_netns(|| {
-        let any: IpAddr = if to.is_ipv4() {
-            [0; 4].into()
-        } else {
-            [0; 16].into()
-        };
-        let client = UdpSocket::bind((any, 0)).unwrap();
+        let client = UdpSocket::bind(from).unwrap();
         client.connect(to).unwrap();
         client
     });
@@ -251,7 +277,7 @@ fn udp_client(space: &Space, to: SocketAddr) -> UdpSocket {
 }
 
 #[track_caller]
-fn exchange_datagram(client: &UdpSocket, size: usize, seed: u64) {
+pub(crate) fn exchange_datagram(client: &UdpSocket, size: usize, seed: u64) {
     let sent = Pattern(seed).bytes(size);
     let to = client.peer_addr().unwrap();
     let mut received = vec![0; size + 1];

@@ -56,11 +56,27 @@ impl Ends {
         written(self.ip().udp(src, dst), payload)
     }
 
+    /// A TCP segment that opens a connection between these ports.
+    pub(crate) fn syn_between(&self, [src, dst]: [u16; 2]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let tcp = self.ip().tcp(src, dst, 1, 1000).syn();
+        tcp.write(&mut frame, &[]).unwrap();
+        frame
+    }
+
     /// A TCP segment in the middle of nothing.
     pub(crate) fn tcp(&self, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         let tcp = self.ip().tcp(4000, 9, 1, 1000).ack(1);
         tcp.write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    /// An SCTP packet, made by [`sctp`].
+    pub(crate) fn sctp(&self, packet: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let headers = self.ethernet().ip(self.ip_headers());
+        headers.write(&mut frame, IpNumber::SCTP, packet).unwrap();
         frame
     }
 
@@ -142,6 +158,35 @@ fn written(packet: PacketBuilderStep<UdpHeader>, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     packet.write(&mut frame, payload).unwrap();
     frame
+}
+
+/// An SCTP packet with one chunk (RFC 9260 section 3).
+pub(crate) fn sctp([src, dst]: [u16; 2], tag: u32, chunk: u8, value: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    for port in [src, dst] {
+        packet.extend(port.to_be_bytes());
+    }
+    packet.extend(tag.to_be_bytes());
+    packet.extend([0; 4]);
+    let length = u16::try_from(4 + value.len()).unwrap();
+    packet.extend([chunk, 0]);
+    packet.extend(length.to_be_bytes());
+    packet.extend(value);
+    packet.resize(packet.len().next_multiple_of(4), 0);
+    let checksum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&checksum);
+    packet
+}
+
+/// RFC 9260 appendix A, a bit at a time.
+fn crc32c(bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (POLYNOMIAL & (crc & 1).wrapping_neg())
+        })
+    });
+    !crc
 }
 
 /// ARP by `sender` about itself or for `target`.

@@ -7,6 +7,7 @@ mod daemon;
 pub(crate) mod flows;
 pub(crate) mod frames;
 mod list;
+pub(crate) mod mapped;
 mod node;
 mod parallel;
 pub(crate) mod pinger;

@@ -27,6 +27,11 @@ pub(crate) struct Options {
     pub(crate) uplink: &'static str,
 }
 
+/// How many workers the daemon has: as `SLUICE_TEST_WORKERS` says, or one.
+fn workers() -> u16 {
+    std::env::var("SLUICE_TEST_WORKERS").map_or(1, |workers| workers.parse().unwrap())
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -99,6 +104,7 @@ impl Node {
         let dataplane = json!({
             "runDir": run_dir(&dir),
             "maxPorts": options.max_ports,
+            "workers": workers(),
             "uplink": options.uplink,
         });
         let conflist = dir.path().join("sluice.conflist");

@@ -46,6 +46,11 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Self {
+        Self::with_uplink_queues(1)
+    }
+
+    /// With so many queues each way on the uplink.
+    pub(crate) fn with_uplink_queues(queues: usize) -> Self {
         check_requirements();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +60,17 @@ impl Site {
             outside: Space::new(format!("{prefix}-out")),
             prefix,
         };
-        site.configure();
+        // A new namespace has the first one's IPv4 settings: forwarding is for
+        // the daemon to switch on.
+        site.node.exec("sysctl -qw net.ipv4.ip_forward=0");
+        for space in [&site.node, &site.outside] {
+            space.exec("ip link set lo up");
+        }
+        for address in [BEYOND4, BEYOND6] {
+            let outside = &site.outside;
+            outside.exec(&format!("ip address add {address} dev lo"));
+        }
+        site.make_uplink(queues);
         site
     }
 
@@ -64,23 +79,18 @@ impl Site {
         Space::new(format!("{}-{role}", self.prefix))
     }
 
-    fn configure(&self) {
+    /// The uplink with its addresses, and default routes.
+    pub(crate) fn make_uplink(&self, queues: usize) {
         let Self { node, outside, .. } = self;
         let peer = outside.name();
+        let queues = format!("numrxqueues {queues} numtxqueues {queues}");
         node.exec(&format!(
-            "ip link add up0 mtu 1500 type veth peer name out0 netns {peer}"
+            "ip link add up0 mtu 1500 {queues} type veth peer name out0 {queues} netns {peer}"
         ));
-        // A new namespace has the first one's IPv4 settings: forwarding is for
-        // the daemon to switch on.
-        node.exec("sysctl -qw net.ipv4.ip_forward=0");
         for (space, link, v4, v6) in [(node, "up0", NODE4, NODE6), (outside, "out0", OUT4, OUT6)] {
-            space.exec("ip link set lo up");
             space.exec(&format!("ip address add {v4}/24 dev {link}"));
             space.exec(&format!("ip address add {v6}/64 dev {link} nodad"));
             space.exec(&format!("ip link set {link} up"));
-        }
-        for address in [BEYOND4, BEYOND6] {
-            outside.exec(&format!("ip address add {address} dev lo"));
         }
         node.exec(&format!("ip route add default via {OUT4}"));
         node.exec(&format!("ip -6 route add default via {OUT6}"));
