@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout, ReceiveTimestampns};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout, ReceiveTimestampns, RxqOvfl};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType,
     recvmmsg, setsockopt, socket,
@@ -45,19 +45,21 @@ impl Arrivals {
         )?;
         setsockopt(&socket, RcvBufForce, &BUFFER)?;
         setsockopt(&socket, ReceiveTimestampns, &true)?;
+        setsockopt(&socket, RxqOvfl, &1)?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(100))?;
         Ok(Self { socket, address })
     }
 
     /// All that came in the order of their time, when it `is_over` and for a
-    /// moment nothing came.
+    /// moment nothing came; and how many more came that were not noted, since
+    /// the socket was full.
     ///
     /// # Errors
     /// The kernel refuses, or gave no time.
-    pub(super) fn collect(&self, is_over: &AtomicBool) -> io::Result<Vec<Arrival>> {
-        let mut all = vec![];
+    pub(super) fn collect(&self, is_over: &AtomicBool) -> io::Result<(Vec<Arrival>, u32)> {
+        let (mut all, mut missed) = (vec![], 0);
         let mut memory = [[0; SEEN]; BATCH];
-        let control = Some(nix::cmsg_space!(TimeSpec));
+        let control = Some(nix::cmsg_space!(TimeSpec, u32));
         let mut headers = MultiHeaders::<()>::preallocate(BATCH, control);
         loop {
             let mut buffers = memory.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
@@ -74,15 +76,22 @@ impl Arrivals {
                 if !is_for(header, self.address) {
                     continue;
                 }
-                let stamp = message.cmsgs()?.find_map(stamp);
-                let at = stamp.ok_or_else(|| io::Error::other("a packet without a time"))?;
+                let mut at = None;
+                for said in message.cmsgs()? {
+                    match said {
+                        ControlMessageOwned::ScmTimestampns(time) => at = nanos(time),
+                        ControlMessageOwned::RxqOvfl(count) => missed = missed.max(count),
+                        _ => {}
+                    }
+                }
+                let at = at.ok_or_else(|| io::Error::other("a packet without a time"))?;
                 let bytes = u32::try_from(message.bytes).unwrap_or(u32::MAX);
                 all.push(Arrival { at, bytes });
             }
         }
         // Two CPUs may have stamped at the same time.
         all.sort_by_key(|arrival| arrival.at);
-        Ok(all)
+        Ok((all, missed))
     }
 }
 
@@ -91,11 +100,8 @@ fn is_for(header: &[u8], address: Ipv4Addr) -> bool {
         && header.get(16..20) == Some(&address.octets()[..])
 }
 
-/// Nanoseconds since the epoch.
-fn stamp(message: ControlMessageOwned) -> Option<u64> {
-    let ControlMessageOwned::ScmTimestampns(time) = message else {
-        return None;
-    };
+/// Since the epoch.
+fn nanos(time: TimeSpec) -> Option<u64> {
     let [seconds, nanos] = [time.tv_sec(), time.tv_nsec()].map(u64::try_from);
     Some(seconds.ok()? * SECOND + nanos.ok()?)
 }

@@ -14,8 +14,9 @@ use crate::clock::{self, SECOND};
 const BATCH: usize = 64;
 /// Between two of them at slow rates.
 const PAUSE: Duration = Duration::from_micros(500);
-/// What a sender that was not let run makes up for, nanoseconds.
-const MOST_LATE: u64 = 20_000_000;
+/// What a sender that was not let run makes up for, nanoseconds; but one
+/// datagram at least.
+const MOST_LATE: u128 = 20_000_000;
 /// IPv4's and UDP's headers.
 pub(super) const HEADERS: u64 = 28;
 
@@ -50,8 +51,9 @@ impl Offer {
             if now >= end {
                 return Ok(taken * each);
             }
-            due = due.max(u128::from(now.saturating_sub(MOST_LATE)));
-            let wanted = (u128::from(now).saturating_sub(due)) / nanos_each.max(1);
+            let now = u128::from(now);
+            due = due.max(now.saturating_sub(MOST_LATE.max(2 * nanos_each)));
+            let wanted = now.saturating_sub(due) / nanos_each.max(1);
             if wanted == 0 {
                 std::thread::sleep(PAUSE);
                 continue;

@@ -10,7 +10,7 @@ const RATES: [u64; 5] = [MBIT, 10 * MBIT, 100 * MBIT, 1000 * MBIT, 5000 * MBIT];
 /// Of IP packets, bytes, before they are fragmented.
 const SIZES: [u64; 3] = [64, 1500, 65_000];
 
-const HEADS: [&str; 8] = [
+const HEADS: [&str; 9] = [
     "rate",
     "direction",
     "datagrams, bytes",
@@ -19,6 +19,7 @@ const HEADS: [&str; 8] = [
     "carried / rate",
     "most over the envelope, bytes",
     "packets",
+    "not noted",
 ];
 
 const TEXT: &str = "Twice the rate offered by UDP from pod to pod of a node, counted where it \
@@ -45,7 +46,7 @@ pub(super) fn measure(plan: &Plan) -> Result<String, TopologyError> {
                         rate: 2 * rate,
                         time: plan.time,
                     };
-                    let carried = datagrams.offer(bed, *design)?;
+                    let carried = datagrams.offer(plan, bed, *design)?;
                     let mut row = vec![
                         in_words(rate),
                         direction.name().into(),
@@ -62,7 +63,7 @@ pub(super) fn measure(plan: &Plan) -> Result<String, TopologyError> {
     Ok(section("Rates", TEXT, &HEADS, &rows))
 }
 
-fn figures(plan: &Plan, limit: Limit, carried: &Carried) -> [String; 4] {
+fn figures(plan: &Plan, limit: Limit, carried: &Carried) -> [String; 5] {
     let full = float(limit.rate) / 8.0 * plan.time.as_secs_f64();
     let came = bytes_within(&carried.arrivals, plan.time.as_secs() * SECOND);
     let excess = worst_excess(&carried.arrivals, limit);
@@ -71,5 +72,6 @@ fn figures(plan: &Plan, limit: Limit, carried: &Carried) -> [String; 4] {
         format!("{:.4}", float(came) / full),
         excess.map_or("nothing came".into(), |excess| excess.to_string()),
         carried.arrivals.len().to_string(),
+        carried.missed.to_string(),
     ]
 }

@@ -37,7 +37,7 @@ pub(super) fn measure(plan: &Plan) -> Result<String, TopologyError> {
                 rate: TIMES * RATE,
                 time: Duration::from_millis(1200),
             };
-            let carried = datagrams.offer(bed, *design)?;
+            let carried = datagrams.offer(plan, bed, *design)?;
             let bytes = bytes_within(&carried.arrivals, SECOND);
             rows.push(vec![
                 in_words(RATE),

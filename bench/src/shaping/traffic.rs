@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::Direction;
 use super::arrivals::Arrivals;
 use super::envelope::Arrival;
 use super::offer::{HEADERS, Offer};
+use super::{Direction, Plan};
+use crate::cores;
 use crate::topology::{Bed, Design, POD_PORT, TopologyError};
 
 /// Ethernet's header, which the kernel's token bucket counts.
@@ -34,6 +35,8 @@ pub(super) struct Carried {
     pub(super) offered: u64,
     /// In bytes as the design counts them: we IP packets, the kernel Ethernet frames.
     pub(super) arrivals: Vec<Arrival>,
+    /// Packets that came, and were not noted.
+    pub(super) missed: u32,
 }
 
 impl Datagrams {
@@ -41,7 +44,12 @@ impl Datagrams {
     ///
     /// # Errors
     /// Sockets are refused.
-    pub(super) fn offer(&self, bed: &Bed, design: Design) -> Result<Carried, TopologyError> {
+    pub(super) fn offer(
+        &self,
+        plan: &Plan,
+        bed: &Bed,
+        design: Design,
+    ) -> Result<Carried, TopologyError> {
         let [from, to] = self.direction.ends(bed);
         let failed = |error| TopologyError::refused("send to", to.address.to_string(), error);
         // Nobody reads it: a full socket drops, without a word.
@@ -66,13 +74,16 @@ impl Datagrams {
         let is_over = AtomicBool::new(false);
         let (offered, collected) = thread::scope(|scope| {
             let collecting = scope.spawn(|| arrivals.collect(&is_over));
-            let offered = from.space.run(|| offer.send());
+            let offered = from.space.run(|| {
+                cores::pin(plan.sender_cpu)?;
+                offer.send()
+            });
             thread::sleep(REST);
             is_over.store(true, Ordering::Relaxed);
             (offered, collecting.join())
         });
         let panicked = |_| Err(std::io::Error::other("a thread panicked"));
-        let mut arrivals = collected.unwrap_or_else(panicked).map_err(failed)?;
+        let (mut arrivals, missed) = collected.unwrap_or_else(panicked).map_err(failed)?;
         if design != Design::Sluice {
             arrivals
                 .iter_mut()
@@ -81,6 +92,7 @@ impl Datagrams {
         Ok(Carried {
             offered: offered?.map_err(failed)?,
             arrivals,
+            missed,
         })
     }
 }
