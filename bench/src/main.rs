@@ -13,6 +13,7 @@ mod node;
 mod pktgen;
 mod report;
 mod rfc2544;
+mod shaping;
 mod stats;
 mod topology;
 mod xdp;
@@ -35,6 +36,8 @@ enum Command {
     Node(node::Args),
     /// Measure Sluice beside other pod networks, interleaved, in one run.
     Compare(compare::Args),
+    /// Measure limits on bandwidth beside the reference plugin's.
+    Shaping(shaping::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Rfc2544(args) => rfc2544::run(&args),
         Command::Node(args) => node::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Shaping(args) => shaping::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -310,13 +310,15 @@ impl Engine {
         let pending = self.flush(now) || held_back || !self.hungry.is_empty();
         let expired = self.pipeline.sessions_mut().expire(now);
         self.counters.turns.add(1);
-        if received.frames > 0 || pending || expired > 0 {
+        let held = u64::from(self.store.chunks());
+        let has_released = held != self.counters.held_chunks.get();
+        if received.frames > 0 || pending || expired > 0 || has_released {
             let busy = u64::from(received.frames > 0);
             self.counters.busy_turns.add(busy);
             self.counters
                 .free_chunks
                 .set(self.pool.free_chunks() as u64);
-            self.counters.held_chunks.set(self.store.chunks().into());
+            self.counters.held_chunks.set(held);
             let sessions = self.pipeline.sessions();
             self.counters.sessions.set(sessions.in_use().into());
             self.counters.recycled_sessions.set(sessions.recycled());

@@ -147,7 +147,7 @@ pub(crate) struct Shaper {
 impl Shaper {
     /// A shaper for `limit`, of a pod with this MTU; its bucket is full.
     fn new(limit: Limit, shaping: &Shaping, mtu: u32) -> Self {
-        let bucket = TokenBucket::new(limit.rate, limit.burst, Nanos::default());
+        let bucket = TokenBucket::new(limit.rate, depth(limit), Nanos::default());
         let queue_bytes = u128::from(limit.rate) * u128::from(shaping.queue_millis) / 8000;
         let bounds = Bounds {
             bytes: u64::try_from(queue_bytes)
@@ -175,7 +175,8 @@ impl Shaper {
         self.limit = other.limit;
         self.bounds = other.bounds;
         self.queue.set_bounds(other.bounds);
-        self.bucket.change(other.limit.rate, other.limit.burst, now);
+        self.bucket
+            .change(other.limit.rate, depth(other.limit), now);
         std::mem::swap(&mut self.scope, &mut other.scope);
     }
 
@@ -242,6 +243,16 @@ impl Shaper {
     pub(crate) fn marks(&self) -> u64 {
         self.queue.marks()
     }
+}
+
+/// How much of a burst the bucket holds, bits. A frame comes to its receiver
+/// some time after the turn's clock let it go, and not all as late: so that what
+/// comes stays within the burst, too, what the rate earns in that time is kept
+/// back.
+fn depth(limit: Limit) -> u64 {
+    const TURNS_IN_A_SECOND: u64 = 10_000;
+    let late = limit.rate / TURNS_IN_A_SECOND;
+    limit.burst - late.min(limit.burst / 2)
 }
 
 /// What makes packets one flow: addresses and protocol, and the ports where the

@@ -177,6 +177,7 @@ proptest! {
             lab.run();
             lab.wait(Nanos::from_millis(1_000));
         }
+        prop_assert_eq!(lab.engine.counters().held_chunks.get(), 0);
         let dropped: u64 = [1, 2].iter().flat_map(|slot| lab.counters(*slot).drops.snapshot().into_values()).sum();
         prop_assert_eq!(lab.counters(1).rx_frames.get(), lab.counters(2).tx_frames.get() + dropped);
         lab.assert_no_chunk_lost();

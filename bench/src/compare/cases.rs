@@ -100,7 +100,12 @@ impl Arm {
                 format!("{name}{portmap}, {count} hostPort{plural}")
             }
             Feature::Crowd(count) => format!("{name}, {count} idle pods"),
+            Feature::Limited(_) | Feature::LimitedCrowd(..) if is_chain => {
+                format!("{name} + bandwidth")
+            }
             Feature::Plain
+            | Feature::Limited(_)
+            | Feature::LimitedCrowd(..)
             | Feature::HostPort
             | Feature::Shaped
             | Feature::Whole

@@ -17,3 +17,4 @@ pub(crate) use args::{Args, run};
 pub(crate) use cases::Placement;
 pub(crate) use goals::Verdict;
 pub(crate) use measure::{Better, Measure, Values};
+pub(crate) use traffic::{Talk, streams};

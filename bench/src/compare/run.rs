@@ -194,7 +194,7 @@ fn order(arms: usize, round: u32) -> Vec<usize> {
 /// About how long it takes to set up a node.
 fn building(spec: BedSpec) -> Duration {
     let pods = match spec.feature {
-        Feature::Crowd(count) => u32::from(count) + 2,
+        Feature::Crowd(count) | Feature::LimitedCrowd(count, _) => u32::from(count) + 2,
         Feature::HostPorts(_) => 101,
         _ => 2,
     };

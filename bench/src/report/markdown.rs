@@ -247,7 +247,8 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-fn table<T: AsRef<str>>(heads: &[T], rows: &[Vec<String>]) -> String {
+/// A table.
+pub(crate) fn table<T: AsRef<str>>(heads: &[T], rows: &[Vec<String>]) -> String {
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let cells: Vec<_> = cells.map(|cell| cell.replace('|', "\\|")).collect();
         format!("| {} |\n", cells.join(" | "))

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use html::html;
-pub(crate) use markdown::markdown;
+pub(crate) use markdown::{markdown, table};
 
 use crate::compare::{Measure, Placement, Values, Verdict};
 use crate::stats::Estimate;

@@ -11,7 +11,7 @@ use super::daemon;
 use super::floor::Floor;
 use super::ovs::Ovs;
 use super::process::Process;
-use super::runtime::{Container, List};
+use super::runtime::{Container, Limits, List};
 use super::site::Site;
 use super::{Pod, Space, Tools, TopologyError, interrupt};
 
@@ -66,6 +66,10 @@ pub(crate) enum Feature {
     Crowd(u16),
     /// This many hostPorts on the node.
     HostPorts(u16),
+    /// The server has limits, for which a runtime asks.
+    Limited(Limits),
+    /// This many other pods have them.
+    LimitedCrowd(u16, Limits),
 }
 
 impl Feature {
@@ -77,11 +81,21 @@ impl Feature {
         matches!(self, Self::Shaped | Self::Whole)
     }
 
+    /// Whether a runtime asks for limits.
+    pub(super) fn is_asked_for_limits(self) -> bool {
+        matches!(self, Self::Limited(_) | Self::LimitedCrowd(..))
+    }
+
     pub(super) fn max_ports(self) -> u16 {
         match self {
-            Self::Plain | Self::HostPort | Self::Shaped | Self::Ethernet | Self::Service => 8,
+            Self::Plain
+            | Self::HostPort
+            | Self::Shaped
+            | Self::Ethernet
+            | Self::Service
+            | Self::Limited(_) => 8,
             Self::Whole => 64,
-            Self::Crowd(_) | Self::HostPorts(_) => 256,
+            Self::Crowd(_) | Self::HostPorts(_) | Self::LimitedCrowd(..) => 256,
         }
     }
 }
@@ -101,7 +115,7 @@ pub(crate) struct Bed {
     engine: Engine,
     pub(crate) client: Pod,
     pub(crate) server: Pod,
-    others: Vec<Pod>,
+    pub(crate) others: Vec<Pod>,
     /// How to attach more pods, if plugins do that.
     list: Option<List>,
     site: Site,
@@ -195,6 +209,15 @@ impl Bed {
                     interrupt::check()?;
                     let space = site.space(&format!("i{number}"))?;
                     others.push(Pod::add_plain(space, &list)?);
+                }
+            }
+            Feature::Limited(limits) => container = container.limited(limits),
+            Feature::LimitedCrowd(count, limits) => {
+                for number in 0..count {
+                    interrupt::check()?;
+                    let space = site.space(&format!("s{number}"))?;
+                    let container = Container::new(&space).limited(limits);
+                    others.push(Pod::add(space, &container, &list)?);
                 }
             }
             Feature::Plain | Feature::Shaped | Feature::Ethernet | Feature::Service => {}

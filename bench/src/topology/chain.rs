@@ -100,6 +100,9 @@ pub(super) fn list(site: &Site, tools: &Tools, design: Design, feature: Feature)
             limit(&mut bandwidth);
             plugins.push(bandwidth);
         }
+        if feature.is_asked_for_limits() {
+            plugins.push(json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}));
+        }
     }
     Some(List {
         name: "pods",
@@ -123,6 +126,9 @@ fn sluice(site: &Site, tools: &Tools, feature: Feature) -> Value {
     });
     if feature.has_host_ports() {
         plugin["capabilities"] = json!({"portMappings": true});
+    }
+    if feature.is_asked_for_limits() {
+        plugin["capabilities"] = json!({"bandwidth": true});
     }
     if feature.is_shaped() {
         limit(&mut plugin);

@@ -20,6 +20,6 @@ pub(crate) use chain::Tools;
 pub(crate) use error::TopologyError;
 pub(crate) use leftovers::remove_leftovers;
 pub(crate) use pod::Pod;
-pub(crate) use runtime::{Container, List};
+pub(crate) use runtime::{Container, Limit, Limits, List};
 pub(crate) use site::{NODE, OUTSIDE};
 pub(crate) use space::Space;

@@ -33,6 +33,22 @@ pub(crate) struct Container {
     pub(super) netns: PathBuf,
     /// Its hostPorts, in the way of the capability `portMappings`.
     pub(super) mappings: Vec<Value>,
+    /// Its limits, in the way of the capability `bandwidth`.
+    pub(super) bandwidth: Option<Value>,
+}
+
+/// What a pod's traffic is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(crate) struct Limits {
+    pub(crate) ingress: Option<Limit>,
+    pub(crate) egress: Option<Limit>,
+}
+
+/// One direction's: bits a second, and bits that may pass at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Limit {
+    pub(crate) rate: u64,
+    pub(crate) burst: u64,
 }
 
 impl Container {
@@ -42,7 +58,22 @@ impl Container {
             id: space.name().to_owned(),
             netns: space.path(),
             mappings: vec![],
+            bandwidth: None,
         }
+    }
+
+    /// The same with limits.
+    #[must_use]
+    pub(crate) fn limited(mut self, limits: Limits) -> Self {
+        let mut bandwidth = json!({});
+        for (way, limit) in [("ingress", limits.ingress), ("egress", limits.egress)] {
+            if let Some(limit) = limit {
+                bandwidth[format!("{way}Rate")] = limit.rate.into();
+                bandwidth[format!("{way}Burst")] = limit.burst.into();
+            }
+        }
+        self.bandwidth = Some(bandwidth);
+        self
     }
 
     /// The same with a hostPort that leads to a port of its own.
@@ -146,9 +177,17 @@ impl List {
         let mut request = plugin.clone();
         request["cniVersion"] = CNI_VERSION.into();
         request["name"] = self.name.into();
-        let is_capable = plugin["capabilities"]["portMappings"] == true;
-        if is_capable && !container.mappings.is_empty() {
-            request["runtimeConfig"] = json!({"portMappings": container.mappings});
+        let mappings = (!container.mappings.is_empty()).then(|| json!(container.mappings));
+        let arguments = [
+            ("portMappings", mappings),
+            ("bandwidth", container.bandwidth.clone()),
+        ];
+        for (capability, argument) in arguments {
+            if let Some(argument) = argument
+                && plugin["capabilities"][capability] == true
+            {
+                request["runtimeConfig"][capability] = argument;
+            }
         }
         if let Some(previous) = previous {
             request["prevResult"] = previous.clone();
@@ -173,14 +212,26 @@ mod tests {
             id: "c".into(),
             netns: PathBuf::new(),
             mappings: vec![],
+            bandwidth: None,
         };
-        let container = container.mapped(8000, 80, &["tcp", "udp"]);
+        let rate = Limit { rate: 5, burst: 6 };
+        let container = container.mapped(8000, 80, &["tcp", "udp"]).limited(Limits {
+            ingress: Some(rate),
+            egress: None,
+        });
         let capable = json!({"type": "portmap", "capabilities": {"portMappings": true}});
         let request = list.request(&capable, &container, Some(&json!({"ips": []})));
         let mappings = request["runtimeConfig"]["portMappings"].as_array().unwrap();
         assert_eq!(mappings.len(), 2);
         assert_eq!(mappings[1]["hostPort"], 8000);
         assert_eq!(request["prevResult"], json!({"ips": []}));
+        assert_eq!(request["runtimeConfig"].get("bandwidth"), None);
+        let capable = json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
+        let request = list.request(&capable, &container, None);
+        assert_eq!(
+            request["runtimeConfig"],
+            json!({"bandwidth": {"ingressRate": 5, "ingressBurst": 6}})
+        );
         let request = list.request(&json!({"type": "bridge"}), &container, None);
         assert_eq!(
             request,

@@ -27,6 +27,7 @@ mod restart;
 mod sctp;
 mod services;
 mod settings;
+mod shaping;
 mod spoofing;
 mod uplink;
 mod userspace;

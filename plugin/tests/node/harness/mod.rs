@@ -1,5 +1,6 @@
 //! A node to test on: namespaces, the real daemon, the real plugin.
 
+pub(crate) mod arrivals;
 pub(crate) mod bad_wire;
 pub(crate) mod capture;
 mod daemon;

@@ -63,6 +63,7 @@ pub(crate) struct Counters {
     pub(crate) merged_frames: u64,
     pub(crate) answered: u64,
     pub(crate) icmp_errors: u64,
+    pub(crate) marked: u64,
     pub(crate) drops: BTreeMap<String, u64>,
 }
 
