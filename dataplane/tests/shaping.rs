@@ -177,7 +177,6 @@ proptest! {
             lab.run();
             lab.wait(Nanos::from_millis(1_000));
         }
-        prop_assert_eq!(lab.engine.counters().held_chunks.get(), 0);
         let dropped: u64 = [1, 2].iter().flat_map(|slot| lab.counters(*slot).drops.snapshot().into_values()).sum();
         prop_assert_eq!(lab.counters(1).rx_frames.get(), lab.counters(2).tx_frames.get() + dropped);
         lab.assert_no_chunk_lost();
@@ -291,7 +290,8 @@ fn what_is_too_large_for_a_limit_is_answered_and_not_queued() {
 #[test]
 fn a_change_loses_nothing() {
     let mut lab = Lab::new(LabOptions::default());
-    lab.shape(2, &ingress(MEGABIT, 12_000), MTU);
+    // Of which 100 bits are kept back.
+    lab.shape(2, &ingress(MEGABIT, 12_200), MTU);
     for _ in 0..2 {
         lab.send(1, &udp4(1, 2, 7, 1_500));
     }
