@@ -225,7 +225,7 @@ pub(crate) fn exchange(stream: &TcpStream, bytes: usize, seed: u64) {
 /// Writes `bytes` bytes to the first stream, reads them from the second, and
 /// compares them.
 #[track_caller]
-fn transfer([mut from, mut to]: [&TcpStream; 2], bytes: usize, seed: u64) {
+pub(crate) fn transfer([mut from, mut to]: [&TcpStream; 2], bytes: usize, seed: u64) {
     let sent = Pattern(seed).bytes(bytes);
     let mut received = vec![0; bytes];
     thread::scope(|scope| {
