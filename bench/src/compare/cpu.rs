@@ -3,7 +3,9 @@
 use std::fs;
 use std::io;
 
-use nix::unistd::{SysconfVar, sysconf};
+use nix::sys::time::TimeValLike;
+use nix::time::ClockId;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::topology::TopologyError;
 
@@ -38,26 +40,17 @@ fn busy_ticks(text: &str) -> Option<u64> {
     Some(user + nice + system + irq + softirq)
 }
 
-/// CPU time of a process's threads, nanoseconds, by the scheduler's own clock
-/// (`schedstat`): ticks are too coarse for a process at rest.
+/// CPU time of a process, nanoseconds, by the scheduler's own clock: ticks are
+/// too coarse for a process at rest.
 ///
 /// # Errors
 /// The process is gone.
-pub(crate) fn process_nanoseconds(pid: u32) -> Result<u64, TopologyError> {
-    let folder = format!("/proc/{pid}/task");
-    let failed = |error| TopologyError::refused("read", folder.clone(), error);
-    let mut sum = 0;
-    for task in fs::read_dir(&folder).map_err(failed)? {
-        let file = task.map_err(failed)?.path().join("schedstat");
-        let text = fs::read_to_string(file).map_err(failed)?;
-        let own = text
-            .split_whitespace()
-            .next()
-            .and_then(|own| own.parse().ok());
-        let own: u64 = own.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-        sum += own;
-    }
-    Ok(sum)
+pub(crate) fn process_nanoseconds(pid: Pid) -> Result<u64, TopologyError> {
+    let time = ClockId::pid_cpu_clock_id(pid)
+        .and_then(ClockId::now)
+        .map_err(|errno| TopologyError::refused("read the CPU clock of", pid.to_string(), errno))?;
+    #[expect(clippy::cast_sign_loss, reason = "CPU time is never negative")]
+    Ok(time.num_nanoseconds() as u64)
 }
 
 #[cfg(test)]
@@ -74,11 +67,18 @@ mod tests {
 
     #[test]
     fn work_shows() {
-        let own = std::process::id();
+        let own = Pid::this();
         let before = process_nanoseconds(own).unwrap();
         let mut sum = 0_u64;
         while process_nanoseconds(own).unwrap() < before + 1_000_000 {
             sum = std::hint::black_box(sum + 1);
         }
+    }
+
+    #[test]
+    fn nobody_has_no_clock() {
+        // Above the largest pid_max.
+        let refused = process_nanoseconds(Pid::from_raw(1 << 22)).unwrap_err();
+        assert!(refused.to_string().contains("4194304"), "{refused}");
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use sluice_control::{AttachmentId, LimitChange};
 
 use super::chain::list;
@@ -252,9 +253,9 @@ impl Bed {
     }
 
     /// The daemon's process ID, where there is one.
-    pub(crate) fn daemon(&self) -> Option<u32> {
+    pub(crate) fn daemon(&self) -> Option<Pid> {
         match &self.engine {
-            Engine::Daemon(daemon) => Some(daemon.id()),
+            Engine::Daemon(daemon) => i32::try_from(daemon.id()).ok().map(Pid::from_raw),
             Engine::Kernel | Engine::Ovs(_) | Engine::Floor(_) => None,
         }
     }
