@@ -6,7 +6,9 @@
 //! rules send it to the pod, and it comes back by the host port with another
 //! destination. Here is remembered who asked for what, so that the two can be
 //! told to be one. What the kernel translated otherwise (the source, too) is
-//! not recognised and stays with it.
+//! not recognised and stays with it. A client that does not wait for an answer
+//! has more packets on that way; what comes back after the first is no new
+//! conversation.
 //!
 //! How a TCP connection begins and ends the kernel sees in both directions:
 //! connection tracking knows it as established, should the kernel have to carry
@@ -43,7 +45,7 @@ struct Question {
     next_hop: Option<[u8; 6]>,
 }
 
-/// Questions that the kernel has not brought back yet.
+/// Questions that the kernel is about to bring back.
 #[derive(Debug)]
 struct Pending {
     places: Box<[Option<(Question, Nanos)>]>,
@@ -64,14 +66,10 @@ impl Pending {
     }
 
     /// What the sender of `flow` has just asked, whatever its destination was.
-    fn take(&mut self, flow: &Flow, now: Nanos) -> Option<Question> {
-        let place = self.place(flow);
-        let (question, since) = self.places[place]?;
-        if asker(&question.flow) != asker(flow) {
-            return None;
-        }
-        self.places[place] = None;
-        (now - since < LIFETIME).then_some(question)
+    fn get(&self, flow: &Flow, now: Nanos) -> Option<Question> {
+        let (question, since) = self.places[self.place(flow)]?;
+        let is_it = asker(&question.flow) == asker(flow) && now - since < LIFETIME;
+        is_it.then_some(question)
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "any bits will do")]
@@ -208,7 +206,7 @@ impl Promotion {
         if ip.fragment != Fragment::Whole || Signal::of(head, ip) != Signal::Data {
             return false;
         }
-        let Some(question) = self.pending.take(&flow, now) else {
+        let Some(question) = self.pending.get(&flow, now) else {
             return false;
         };
         let leads_here = self.mappings.find(&question.flow).is_some_and(|target| {
@@ -229,6 +227,8 @@ impl Promotion {
         loop {
             match sessions.open(session, now) {
                 Ok(_) => return true,
+                // An earlier packet has opened it.
+                Err(Refused::Taken(other)) if *sessions.get(other) == session => return true,
                 // What the kernel says now is true.
                 Err(Refused::Taken(other)) => sessions.remove(other),
                 // Then it goes on by way of the kernel.
@@ -287,15 +287,16 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_known_once_and_for_a_moment() {
+    fn a_question_is_known_for_a_moment() {
         let mut pending = Pending::new();
         let asked = question(4000);
         pending.note(asked, Nanos(0));
-        assert_eq!(pending.take(&translated(&question(4001)), Nanos(0)), None);
-        assert_eq!(pending.take(&translated(&asked), Nanos(0)), Some(asked));
-        assert_eq!(pending.take(&translated(&asked), Nanos(0)), None);
-        pending.note(asked, Nanos(0));
-        assert_eq!(pending.take(&translated(&asked), LIFETIME), None);
+        assert_eq!(pending.get(&translated(&question(4001)), Nanos(0)), None);
+        let just_before = Nanos(LIFETIME.0 - 1);
+        for now in [Nanos(0), just_before] {
+            assert_eq!(pending.get(&translated(&asked), now), Some(asked));
+        }
+        assert_eq!(pending.get(&translated(&asked), LIFETIME), None);
     }
 
     #[test]
@@ -306,7 +307,7 @@ mod tests {
             pending.note(*asked, Nanos(0));
         }
         let known = all.iter().filter(|asked| {
-            let found = pending.take(&translated(asked), Nanos(0));
+            let found = pending.get(&translated(asked), Nanos(0));
             assert!(found.is_none() || found == Some(**asked));
             found.is_some()
         });

@@ -222,6 +222,28 @@ fn after_the_first_packet_the_kernel_sees_no_more() {
     }
 }
 
+/// A client that does not wait has several packets with the kernel when the
+/// first comes back.
+#[test]
+fn what_the_kernel_still_brings_changes_nothing() {
+    for client in Client::all() {
+        for make in PROTOCOLS {
+            let mut lab = lab();
+            client.open(&mut lab, make);
+            for _ in 0..3 {
+                let brought = client.translated_question(make).ttl(63);
+                let arrived = lab.send(HOST, &brought.frame(link(HOST)));
+                assert_eq!(only(&arrived), (SERVER, &brought.frame(to(SERVER))[..]));
+                let arrived = lab.send(client.slot, &client.question(make).frame(client.link));
+                assert_eq!(only(&arrived).0, SERVER);
+            }
+            let arrived = lab.send(SERVER, &client.answer(make).frame(link(SERVER)));
+            let expected = client.translated_answer(make).ttl(63).frame(client.to_it());
+            assert_eq!(only(&arrived), (client.slot, &expected[..]));
+        }
+    }
+}
+
 #[test]
 fn what_is_translated_is_merged_as_what_it_becomes() {
     for client in Client::all() {
