@@ -3,6 +3,7 @@
 
 mod crossing;
 mod shaping;
+mod watching;
 
 use std::net::IpAddr;
 use std::ops::AddAssign;
@@ -49,6 +50,8 @@ pub struct Engine {
     dirty: Vec<u16>,
     /// Slots whose FILL ring the pool could not fill.
     hungry: Vec<u16>,
+    /// Slots whose sockets are to be watched, or no more.
+    to_change: Vec<u16>,
     /// Frames that wait in shapers, and when these are due.
     store: Store,
     timers: Timers,
@@ -67,6 +70,8 @@ pub struct Turn {
     pub pending: bool,
     /// When a frame that waits in a shaper may go.
     pub due: Option<Nanos>,
+    /// Some sockets are to be watched, or no more.
+    pub(crate) rewatch: bool,
 }
 
 /// What came from a port, or from several.
@@ -106,6 +111,7 @@ impl Engine {
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
+            to_change: Vec::with_capacity(2 * usize::from(slots)),
             store: budget.store(1),
             timers: Timers::new(slots.into()),
             budget,
@@ -236,6 +242,7 @@ impl Engine {
         self.active.retain(|slot| *slot != id.slot);
         self.dirty.retain(|slot| *slot != id.slot);
         self.hungry.retain(|slot| *slot != id.slot);
+        self.to_change.retain(|slot| *slot != id.slot);
         self.listed[usize::from(id.slot / 64)] &= !(1 << (id.slot % 64));
         self.doorbell.clear(id.slot);
         Some(port)
@@ -286,6 +293,8 @@ impl Engine {
         if !self.hungry.is_empty() {
             self.feed();
         }
+        // Whoever was not changed is judged again.
+        self.to_change.clear();
         self.hear_doorbell();
         let mut batch = Batch::new();
         let mut received = self.take_over(now);
@@ -328,6 +337,7 @@ impl Engine {
             chunks: received.chunks,
             pending,
             due: self.timers.next(),
+            rewatch: !self.to_change.is_empty(),
         }
     }
 
@@ -365,11 +375,13 @@ impl Engine {
         }
     }
 
-    /// Whether a port need not be looked at before its bell rings again. The
-    /// uplink has none.
+    /// Whether a port need not be looked at before its bell rings again, or
+    /// epoll tells. The uplink has no bell.
     fn is_silent(&self, slot: u16, now: Nanos) -> bool {
         self.ports[usize::from(slot)].as_deref().is_none_or(|port| {
-            port.endpoint.kind != PortKind::Uplink && now - port.last_frame >= SILENCE
+            port.endpoint.kind != PortKind::Uplink
+                && port.watch.is_on
+                && now - port.last_frame >= SILENCE
         })
     }
 
@@ -398,6 +410,10 @@ impl Engine {
             frames: batch.len(),
             chunks: batch.iter().map(|frame| usize::from(frame.chunks())).sum(),
         };
+        port.watch.count(got.frames);
+        if port.watch.is_to_change(now) {
+            self.to_change.push(slot);
+        }
         if got.frames > 0 {
             port.last_frame = now;
             // Before anything else: an empty FILL ring loses frames.
@@ -521,6 +537,7 @@ impl Engine {
         };
         match queued {
             Ok(()) => {
+                port.watch.count(1);
                 port.counters.tx_frames.add(1);
                 port.counters.tx_bytes.add(len.into());
                 if !port.dirty {
@@ -622,6 +639,9 @@ impl Engine {
                 continue;
             };
             port.dirty = port.flush(&mut self.pool, now);
+            if port.watch.is_to_change(now) {
+                self.to_change.push(slot);
+            }
             port.publish_gauges();
             if port.dirty {
                 self.dirty[left] = slot;

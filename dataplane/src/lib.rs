@@ -32,6 +32,7 @@ pub mod handoff;
 pub mod lab;
 pub mod pipeline;
 mod return_path;
+mod watch;
 pub mod worker;
 
 #[cfg(feature = "daemon")]

@@ -8,6 +8,7 @@ use crate::packet::offload::Partial;
 use crate::rate_limit::IcmpLimit;
 use crate::shaper::Shapers;
 use crate::time::Nanos;
+use crate::watch::Watch;
 use crate::xsk::{Flush, Frame, FramePool, Xsk};
 
 /// How long a port whose device is down gets nothing, before it is tried
@@ -121,6 +122,7 @@ pub struct Port {
     pub(crate) shapers: Shapers,
     /// When it last gave a frame.
     pub(crate) last_frame: Nanos,
+    pub(crate) watch: Watch,
     /// Its device was down or gone when last tried; not tried again, and
     /// nothing queued, before the time.
     pub(crate) down_until: Option<Nanos>,
@@ -154,6 +156,7 @@ impl Port {
             icmp_limit: IcmpLimit::new(now),
             shapers: spec.shapers,
             last_frame: now,
+            watch: Watch::new(now),
             down_until: None,
             stuck: false,
             dirty: false,

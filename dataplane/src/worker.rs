@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::counters::{NodeCounters, PortCounters};
@@ -29,7 +29,7 @@ use crate::port::{Port, PortId, PortKind, PortSpec};
 use crate::sessions::{Listed, Session};
 use crate::shaper::Shapers;
 use crate::time::{Clock, Nanos};
-use crate::xsk::{Closed, XskError};
+use crate::xsk::{Closed, Socket, XskError};
 
 /// Spinning after the last frame. 20 us is enough for back-to-back traffic,
 /// 500 us brings nothing more (measured).
@@ -390,6 +390,12 @@ impl Worker {
             }
             let turn = self.engine.turn(now);
             self.pace.count(turn.frames, now);
+            if turn.rewatch {
+                let poll = &self.poll;
+                self.engine.change_watches(|slot, socket, is_on| {
+                    watch(poll.registry(), slot, &socket, is_on)
+                });
+            }
             if turn.frames > 0 {
                 self.pace.last_frame = now;
                 self.make_way(turn.chunks, now);
@@ -405,9 +411,13 @@ impl Worker {
                 }
                 std::hint::spin_loop();
             } else {
+                let poll = &self.poll;
+                let all_watched = self
+                    .engine
+                    .watch_all(|slot, socket, is_on| watch(poll.registry(), slot, &socket, is_on));
                 let limit = match turn.due {
                     Some(due) if !self.wake_at(due, now) => Some(RETRY),
-                    _ => turn.pending.then_some(RETRY),
+                    _ => (turn.pending || !all_watched).then_some(RETRY),
                 };
                 self.sleep(limit, now);
             }
@@ -485,10 +495,12 @@ impl Worker {
                     let port = self.engine.remove(id);
                     let socket = port.as_ref().map(|port| port.xsk.socket());
                     // Closing takes it out of epoll as well.
-                    let _ = socket.unwrap_or_default().with_fd(|fd| {
-                        let registry = self.poll.registry();
-                        registry.deregister(&mut SourceFd(&fd))
-                    });
+                    let _ = watch(
+                        self.poll.registry(),
+                        id.slot,
+                        &socket.unwrap_or_default(),
+                        false,
+                    );
                     let _ = answer.send(port);
                 }
                 Command::Reclaim(closed, answer) => {
@@ -521,12 +533,7 @@ impl Worker {
 
     fn add(&mut self, spec: Box<PortSpec>, now: Nanos) -> Added {
         let slot = spec.id.slot;
-        let watched = spec.xsk.socket().with_fd(|fd| {
-            let registry = self.poll.registry();
-            let token = Token(slot.into());
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
-        });
-        if let Some(Err(cause)) = watched {
+        if let Err(cause) = watch(self.poll.registry(), slot, &spec.xsk.socket(), true) {
             return Err((WorkerError::Watch { slot, cause }, spec));
         }
         match self.engine.add(*spec, now) {
@@ -534,4 +541,18 @@ impl Worker {
             Err(spec) => Err((WorkerError::Slot(slot), spec)),
         }
     }
+}
+
+/// Has epoll watch a socket, or no more. Over the in-memory kernel, whose sockets
+/// wake nobody, there is nothing to do.
+fn watch(registry: &Registry, slot: u16, socket: &Socket, is_on: bool) -> io::Result<()> {
+    let set = |fd| {
+        let mut source = SourceFd(&fd);
+        if is_on {
+            registry.register(&mut source, Token(slot.into()), Interest::READABLE)
+        } else {
+            registry.deregister(&mut source)
+        }
+    };
+    socket.with_fd(set).unwrap_or(Ok(()))
 }

@@ -1,8 +1,12 @@
 //! The packets really pass the daemon, and nothing else passes them.
 
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
-use crate::harness::flows::{Echo, check_tcp, check_udp, ping};
+use crate::harness::flows::{Echo, check_tcp, check_udp, ping, udp_client};
 use crate::harness::{BEYOND4, BEYOND6, NODE4, NODE6, Node, Options, Pod, wait_until};
 
 /// An Ethernet header. veth counts what a program on the peer takes without
@@ -46,6 +50,49 @@ fn the_pods_interface_and_the_daemon_count_the_same() {
         assert!(node.row(pod).counters.rx_frames > 100, "there was no load");
         assert_counters_equal(&node, pod);
     }
+    node.finish();
+}
+
+/// Frames that the kernel dropped, since the pod sent faster than they were taken.
+fn overrun(node: &Node, pod: &Pod) -> u64 {
+    let statistics = node.row(pod).xdp_statistics.expect("the socket is open");
+    statistics["rx_dropped"] + statistics["rx_ring_full"]
+}
+
+/// A busy port's socket is not watched by epoll. What comes when it has fallen
+/// silent, before and after it is watched again, wakes the worker all the same.
+#[test]
+fn who_was_busy_and_is_silent_is_still_heard() {
+    let node = Node::start(&Options::default());
+    let [a, b] = ["a", "b"].map(|name| node.add(name));
+    let address = b.addresses()[0];
+    let echo = Echo::udp(&b, address);
+    let asks = udp_client(&a, echo.address);
+    asks.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    // Nobody listens: the sender is told, and goes on.
+    let shouts = udp_client(&a, SocketAddr::new(address, 9));
+    let mut heard = 0;
+    for round in 0..80 {
+        let before = overrun(&node, &a);
+        // Half a FILL ring at once, 150 frames in a millisecond.
+        for _ in 0..10 {
+            for _ in 0..60 {
+                let _ = shouts.send(b"anyone");
+            }
+            thread::sleep(Duration::from_micros(300));
+        }
+        // Shorter and longer than the worker spins, and than a port is looked at.
+        thread::sleep(Duration::from_micros(50 << (round % 8)));
+        let answer = asks.send(b"you").and_then(|_| asks.recv(&mut [0; 4]));
+        match answer {
+            Ok(length) => {
+                assert_eq!(length, 3);
+                heard += 1;
+            }
+            Err(error) => assert!(overrun(&node, &a) > before, "nobody heard it: {error}"),
+        }
+    }
+    assert!(heard > 40, "{heard} of 80: the rest was overrun");
     node.finish();
 }
 
