@@ -139,7 +139,6 @@ impl Case {
     pub(super) fn also_together(mut self, designs: &[Design]) -> Self {
         let feature = self.arms[0].spec.feature;
         for design in designs {
-            self.comparisons.push([0, self.arms.len()]);
             self.arms.push(Arm {
                 placement: Placement::Together,
                 ..Arm::new(*design, feature)

@@ -131,7 +131,7 @@ pub(crate) fn all() -> Vec<Case> {
             Work::UdpEcho(PodToPod),
         )
         .beside(Plain, &[Bridge, Ovs, BridgeWithoutNetfilter, Ptp])
-        .also_together(&[Bridge, Ovs])
+        .also_together(&[Sluice, Bridge, Ovs])
         .quick(),
         Case::new(
             "tcp-rr",
@@ -139,7 +139,7 @@ pub(crate) fn all() -> Vec<Case> {
             Work::TcpEcho(PodToPod),
         )
         .beside(Plain, &[Bridge, Ovs])
-        .also_together(&[Bridge]),
+        .also_together(&[Sluice, Bridge]),
         Case::new(
             "udp-rr-service",
             "UDP request and response, pod to a Service to a pod",

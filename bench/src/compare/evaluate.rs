@@ -59,28 +59,27 @@ fn medians(samples: &[Sample]) -> BTreeMap<Measure, f64> {
 fn comparisons(case: &Case, arms: &[ArmReport]) -> Vec<Comparison> {
     let mut rows = vec![];
     for [ours, theirs] in &case.comparisons {
-        let theirs_arm = &case.arms[*theirs];
-        if theirs_arm.placement != Placement::Apart {
-            // Part of the best of the same design.
-            continue;
-        }
         let measures = arms[*ours].medians.keys().copied();
         for measure in measures.filter(|measure| measure.is_compared()) {
-            let mut compare = |scope, other: usize| {
+            let mut compare = |scope, [one, other]: [usize; 2]| {
                 rows.extend(
-                    measured_ratio(&arms[*ours], &arms[other], measure).map(|ratio| Comparison {
-                        of: arms[*ours].label.clone(),
+                    measured_ratio(&arms[one], &arms[other], measure).map(|ratio| Comparison {
+                        of: arms[one].label.clone(),
                         against: arms[other].label.clone(),
                         scope,
-                        placement: arms[other].placement,
+                        placements: [arms[one].placement, arms[other].placement],
                         measure,
                         ratio,
                     }),
                 );
             };
-            compare(Scope::Same, *theirs);
-            if let Some(together) = together(case, theirs_arm) {
-                compare(Scope::Best, better(arms, [*theirs, together], measure));
+            compare(Scope::Same, [*ours, *theirs]);
+            if together(case, *theirs).is_some() {
+                let best = [*ours, *theirs].map(|arm| match together(case, arm) {
+                    Some(together) => better(arms, [arm, together], measure),
+                    None => arm,
+                });
+                compare(Scope::Best, best);
             }
         }
     }
@@ -88,10 +87,10 @@ fn comparisons(case: &Case, arms: &[ArmReport]) -> Vec<Comparison> {
 }
 
 /// The same design's arm in the other placement.
-fn together(case: &Case, arm: &Arm) -> Option<usize> {
+fn together(case: &Case, arm: usize) -> Option<usize> {
     let other = Arm {
         placement: Placement::Together,
-        ..*arm
+        ..case.arms[arm]
     };
     case.arms.iter().position(|arm| *arm == other)
 }
@@ -217,6 +216,7 @@ fn absolute(arm: &ArmReport, measure: Measure) -> Option<Measured> {
 mod tests {
     use super::*;
     use crate::compare::catalogue;
+    use crate::topology::Design;
 
     fn sample(round: u32, cores: [f64; 2], received: f64) -> Sample {
         Sample {
@@ -248,8 +248,8 @@ mod tests {
         let report = three([[3.0, 8.0, 50.0, 3.0], [1.0, 2.0, 1.0, 1.0], [1.0; 4]]);
         let same = &report.comparisons[0];
         assert_eq!(
-            (same.scope, same.placement),
-            (Scope::Same, Placement::Apart)
+            (same.scope, same.placements),
+            (Scope::Same, [Placement::Apart; 2])
         );
         assert_eq!(same.ratio.all.value, 3.5);
         assert_eq!(same.ratio.all.n, 4);
@@ -264,17 +264,41 @@ mod tests {
         let report = three([[6.0; 4], [1.0; 4], [2.0; 4]]);
         let best = &report.comparisons[1];
         assert_eq!(
-            (best.scope, best.placement),
-            (Scope::Best, Placement::Together)
+            (best.scope, best.placements),
+            (Scope::Best, [Placement::Apart, Placement::Together])
         );
         assert_eq!(best.ratio.all.value, 3.0);
         let report = three([[6.0; 4], [2.0; 4], [1.0; 4]]);
         let best = &report.comparisons[1];
         assert_eq!(
-            (best.scope, best.placement),
-            (Scope::Best, Placement::Apart)
+            (best.scope, best.placements),
+            (Scope::Best, [Placement::Apart; 2])
         );
         assert_eq!(best.ratio.all.value, 3.0);
+    }
+
+    #[test]
+    fn the_best_is_of_our_better_placement_too() {
+        let case_of = of("udp-rr");
+        let values = |arm: &Arm| match (arm.spec.design, arm.placement) {
+            (Design::Sluice, Placement::Apart) => 40.0,
+            (Design::Sluice, Placement::Together) => 30.0,
+            (_, Placement::Apart) => 60.0,
+            (_, Placement::Together) => 20.0,
+        };
+        let samples = case_of.arms.iter().map(|arm| {
+            let mut sample = sample(0, [80.0; 2], 0.0);
+            sample.values = BTreeMap::from([(Measure::P50, values(arm))]);
+            vec![sample]
+        });
+        let report = case(&case_of, samples.collect(), vec![]);
+        let best = report
+            .comparisons
+            .iter()
+            .find(|row| (row.scope, row.against.as_str()) == (Scope::Best, "bridge"));
+        let best = best.unwrap();
+        assert_eq!(best.placements, [Placement::Together; 2]);
+        assert_eq!(best.ratio.all.value, 1.5);
     }
 
     #[test]

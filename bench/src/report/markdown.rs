@@ -201,7 +201,10 @@ pub(super) fn comparison_rows(case: &CaseReport) -> Vec<Vec<String>> {
     let row = |row: &Comparison| {
         let placement = match row.scope {
             Scope::Same => "same".to_owned(),
-            Scope::Best => format!("best: the other {}", placement(row.placement)),
+            Scope::Best => {
+                let [own, other] = row.placements.map(placement);
+                format!("best: {own}, the other {other}")
+            }
         };
         vec![
             row.of.clone(),

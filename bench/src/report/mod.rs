@@ -134,8 +134,8 @@ pub(crate) struct Comparison {
     pub(crate) of: String,
     pub(crate) against: String,
     pub(crate) scope: Scope,
-    /// The other's placement.
-    pub(crate) placement: Placement,
+    /// Its own, and the other's.
+    pub(crate) placements: [Placement; 2],
     pub(crate) measure: Measure,
     /// The paired ratio.
     pub(crate) ratio: Measured,
