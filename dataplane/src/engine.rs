@@ -6,7 +6,6 @@ mod shaping;
 mod watching;
 
 use std::net::IpAddr;
-use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -64,28 +63,12 @@ pub struct Engine {
 pub struct Turn {
     /// Frames received, from ports and from other workers.
     pub frames: usize,
-    /// The chunks that they are made of.
-    pub chunks: usize,
     /// Some frames wait for the kernel or for another worker to take them.
     pub pending: bool,
     /// When a frame that waits in a shaper may go.
     pub due: Option<Nanos>,
     /// Some sockets are to be watched, or no more.
     pub(crate) rewatch: bool,
-}
-
-/// What came from a port, or from several.
-#[derive(Debug, Clone, Copy, Default)]
-struct Received {
-    frames: usize,
-    chunks: usize,
-}
-
-impl AddAssign for Received {
-    fn add_assign(&mut self, more: Self) {
-        self.frames += more.frames;
-        self.chunks += more.chunks;
-    }
 }
 
 impl Engine {
@@ -297,18 +280,18 @@ impl Engine {
         self.to_change.clear();
         self.hear_doorbell();
         let mut batch = Batch::new();
-        let mut received = self.take_over(now);
+        let mut frames = self.take_over(now);
         let mut i = 0;
         while let Some(&slot) = self.active.get(i) {
             let mut got = self.serve(slot, &mut batch, now);
-            if got.frames == 0 && self.is_silent(slot, now) {
+            if got == 0 && self.is_silent(slot, now) {
                 got = self.retire(slot, &mut batch, now);
-                if got.frames == 0 {
+                if got == 0 {
                     self.active.swap_remove(i);
                     continue;
                 }
             }
-            received += got;
+            frames += got;
             i += 1;
         }
         self.release_held(now);
@@ -321,8 +304,8 @@ impl Engine {
         self.counters.turns.add(1);
         let held = u64::from(self.store.chunks());
         let has_released = held != self.counters.held_chunks.get();
-        if received.frames > 0 || pending || expired > 0 || has_released {
-            let busy = u64::from(received.frames > 0);
+        if frames > 0 || pending || expired > 0 || has_released {
+            let busy = u64::from(frames > 0);
             self.counters.busy_turns.add(busy);
             self.counters
                 .free_chunks
@@ -333,8 +316,7 @@ impl Engine {
             self.counters.recycled_sessions.set(sessions.recycled());
         }
         Turn {
-            frames: received.frames,
-            chunks: received.chunks,
+            frames,
             pending,
             due: self.timers.next(),
             rewatch: !self.to_change.is_empty(),
@@ -387,13 +369,13 @@ impl Engine {
 
     /// Stops looking at a silent port, unless frames came in between: gives
     /// how many.
-    fn retire(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> Received {
+    fn retire(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> usize {
         // The bell rings before the frame is in the ring. Cleared first and
         // looked at last, a frame that is there is seen; one that is not yet
         // there wakes epoll.
         self.doorbell.clear(slot);
         let got = self.serve(slot, batch, now);
-        if got.frames == 0 {
+        if got == 0 {
             self.listed[usize::from(slot / 64)] &= !(1 << (slot % 64));
         }
         got
@@ -401,24 +383,21 @@ impl Engine {
 
     /// Takes one batch from a port through the pipeline: `batch` is empty
     /// before and after.
-    fn serve(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> Received {
+    fn serve(&mut self, slot: u16, batch: &mut Batch, now: Nanos) -> usize {
         let Some(port) = self.ports[usize::from(slot)].as_deref_mut() else {
-            return Received::default();
+            return 0;
         };
         port.xsk.receive(batch);
-        let got = Received {
-            frames: batch.len(),
-            chunks: batch.iter().map(|frame| usize::from(frame.chunks())).sum(),
-        };
-        port.watch.count(got.frames);
+        let got = batch.len();
+        port.watch.count(got);
         if port.watch.is_to_change(now) {
             self.to_change.push(slot);
         }
-        if got.frames > 0 {
+        if got > 0 {
             port.last_frame = now;
             // Before anything else: an empty FILL ring loses frames.
             refill(port, &mut self.pool, &mut self.hungry);
-            port.counters.rx_frames.add(got.frames as u64);
+            port.counters.rx_frames.add(got as u64);
             let bytes: u64 = batch.iter().map(|frame| u64::from(frame.len())).sum();
             port.counters.rx_bytes.add(bytes);
             port.publish_gauges();

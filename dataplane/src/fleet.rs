@@ -99,7 +99,6 @@ pub fn start(options: FleetOptions) -> Result<Fleet, WorkerError> {
             poll,
             sleeper,
             always: options.busy_poll == BusyPoll::Always,
-            is_alone: options.workers <= 1,
             cpus: cpus(&options.cpus, number, options.workers),
         })?);
     }

@@ -3,9 +3,8 @@
 //!
 //! The loop is the one that was measured to be fastest. What decides: no
 //! blocking within 50 us of the last frame (blocking costs 3 us a round trip),
-//! the CPU given away after a bulk of frames (the receiver runs on it), a short
-//! wait when batches are tiny and the rate is high (a wakeup for one frame
-//! costs as much as for several).
+//! and the CPU given away after each turn with frames: who gets them may run on
+//! it, and would wait until the worker stops spinning (60 us instead of 6.5).
 
 use std::io;
 use std::net::IpAddr;
@@ -42,12 +41,6 @@ const ASK_EPOLL: Nanos = Nanos::from_micros(50);
 /// The nap while the kernel has not taken everything.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// A turn of so many chunks is bulk, be it one jumbo frame: the CPU is given
-/// away after it. One of several workers does so after every turn with frames:
-/// else an application on its CPU waits until it stops spinning (60 us instead of
-/// 6.5, measured).
-const BULK: usize = 8;
-
 /// Sockets that one look at epoll names; others the next one does.
 const EVENTS: usize = 256;
 
@@ -57,14 +50,6 @@ const YIELD_AT_MOST: Nanos = Nanos::from_micros(200);
 
 /// How long the worker then keeps the CPU before it tries again.
 const KEEP_CPU: Nanos = Nanos::from_millis(10);
-
-/// The window over which the rate is judged, and the frames in it that are
-/// "high": half a million a second.
-const RATE_WINDOW: Nanos = Nanos::from_micros(64);
-const HIGH_RATE: usize = 32;
-
-/// At a high rate, turns of less than bulk are followed by so long a wait.
-const WAIT: Nanos = Nanos::from_micros(2);
 
 /// Commands waiting for the worker; each sender waits for its answer, so more
 /// than a few are never there.
@@ -88,8 +73,6 @@ pub(crate) struct WorkerOptions {
     pub(crate) sleeper: Arc<Sleeper>,
     /// Whether it never sleeps.
     pub(crate) always: bool,
-    /// Whether it is the only one.
-    pub(crate) is_alone: bool,
     /// CPUs to run on; empty means any.
     pub(crate) cpus: Vec<u16>,
 }
@@ -193,7 +176,6 @@ pub(crate) fn start(options: WorkerOptions) -> Result<WorkerHandle, WorkerError>
         sleeper: Arc::clone(&sleeper),
         events: Events::with_capacity(EVENTS),
         always: options.always,
-        bulk: if options.is_alone { BULK } else { 1 },
         pace: Pace::default(),
         stopped: false,
     };
@@ -347,8 +329,6 @@ struct Worker {
     sleeper: Arc<Sleeper>,
     events: Events,
     always: bool,
-    /// The CPU is given away after turns of so many chunks.
-    bulk: usize,
     pace: Pace,
     stopped: bool,
 }
@@ -360,23 +340,6 @@ struct Pace {
     asked_epoll: Nanos,
     /// No yielding before this time.
     keep_cpu_until: Nanos,
-    window_start: Nanos,
-    window_frames: usize,
-    is_rate_high: bool,
-}
-
-impl Pace {
-    fn count(&mut self, frames: usize, now: Nanos) {
-        self.window_frames += frames;
-        let window = now - self.window_start;
-        if window >= RATE_WINDOW {
-            // A window that a sleep has stretched says nothing.
-            let is_short = window < RATE_WINDOW + RATE_WINDOW;
-            self.is_rate_high = is_short && self.window_frames >= HIGH_RATE;
-            self.window_start = now;
-            self.window_frames = 0;
-        }
-    }
 }
 
 impl Worker {
@@ -389,7 +352,6 @@ impl Worker {
                 return self.engine;
             }
             let turn = self.engine.turn(now);
-            self.pace.count(turn.frames, now);
             if turn.rewatch {
                 let poll = &self.poll;
                 self.engine.change_watches(|slot, socket, is_on| {
@@ -398,7 +360,7 @@ impl Worker {
             }
             if turn.frames > 0 {
                 self.pace.last_frame = now;
-                self.make_way(turn.chunks, now);
+                self.make_way(now);
                 if now - self.pace.asked_epoll >= ASK_EPOLL {
                     self.ask_epoll(Some(Duration::ZERO), now);
                 }
@@ -436,24 +398,16 @@ impl Worker {
         self.sleeper.get_up();
     }
 
-    /// After a turn with frames: after bulk the receiver needs this CPU; at a
-    /// high rate in small turns, a few more frames are about to come.
-    fn make_way(&mut self, chunks: usize, now: Nanos) {
-        if chunks >= self.bulk {
-            if now < self.pace.keep_cpu_until {
-                return;
-            }
-            let before = self.clock.now();
-            thread::yield_now();
-            let after = self.clock.now();
-            if after - before > YIELD_AT_MOST {
-                self.pace.keep_cpu_until = after + KEEP_CPU;
-            }
-        } else if self.pace.is_rate_high {
-            let start = self.clock.now();
-            while self.clock.now() - start < WAIT {
-                std::hint::spin_loop();
-            }
+    /// After a turn with frames: their receiver may need this CPU.
+    fn make_way(&mut self, now: Nanos) {
+        if now < self.pace.keep_cpu_until {
+            return;
+        }
+        let before = self.clock.now();
+        thread::yield_now();
+        let after = self.clock.now();
+        if after - before > YIELD_AT_MOST {
+            self.pace.keep_cpu_until = after + KEEP_CPU;
         }
     }
 

@@ -1,6 +1,6 @@
 //! What goes to other workers, and what comes from them.
 
-use super::{Engine, Received, find};
+use super::{Engine, find};
 use crate::handoff::Crossing;
 use crate::pipeline::Handoff;
 use crate::port::PortId;
@@ -16,8 +16,8 @@ impl Engine {
 
     /// Takes at most a batch from each of the other workers.
     #[inline]
-    pub(super) fn take_over(&mut self, now: Nanos) -> Received {
-        let mut got = Received::default();
+    pub(super) fn take_over(&mut self, now: Nanos) -> usize {
+        let mut got = 0;
         if !self.peers.inboxes.is_empty() {
             let mut inboxes = std::mem::take(&mut self.peers.inboxes);
             for inbox in &mut inboxes {
@@ -28,12 +28,11 @@ impl Engine {
                 }
                 let mut chunks = 0;
                 for crossing in batch {
-                    got.frames += 1;
+                    got += 1;
                     chunks += usize::from(crossing.frame().chunks());
                     self.receive(crossing, now);
                 }
                 inbox.release(chunks);
-                got.chunks += chunks;
             }
             self.peers.inboxes = inboxes;
             self.peers.flush();
