@@ -9,7 +9,7 @@
 //!
 //! | of | at most |
 //! |---|---|
-//! | a queue's time | `queueMillis` at its rate, but two of the largest frames |
+//! | a queue's time | `queueMillis` at its rate, but two of the largest frames; while fragments wait, two of the largest datagrams |
 //! | a queue's chunks | a quarter of those that are free, and 2048; but two of the largest frames |
 //! | all queues' chunks | half of those for frames in flight, and an eighth of them stays free: what FILL rings need comes first |
 

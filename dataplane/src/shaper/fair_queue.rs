@@ -12,7 +12,7 @@
 use super::codel::{self, Codel, Parameters};
 use super::store::{Held, List, Store};
 use super::{Discard, Room};
-use crate::packet::ecn;
+use crate::packet::{Fragment, ecn};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::xsk::Umem;
@@ -22,6 +22,11 @@ const WAYS: usize = 8;
 /// Queues in all.
 const QUEUES: usize = 256;
 const SETS: usize = QUEUES / WAYS;
+
+/// Two of the largest datagrams, bytes. Fragments of one come all at once, and
+/// without one of them the others are of no use: they may wait at any rate. Other
+/// flows go past them.
+const DATAGRAMS: u64 = 2 * 65_535;
 
 /// The end of a list of queues.
 const NONE: u16 = u16::MAX;
@@ -91,6 +96,8 @@ pub(super) struct FairQueue {
     active: u32,
     bytes: Sizes,
     chunks: Sizes,
+    /// Fragments that wait.
+    fragments: u32,
     bounds: Bounds,
     /// Frames marked so far.
     marks: u64,
@@ -109,6 +116,7 @@ struct Controlled<'a, 'b> {
     frames: &'a mut List,
     bytes: &'a mut Sizes,
     chunks: &'a mut Sizes,
+    fragments: &'a mut u32,
     marks: &'a mut u64,
     ecn: bool,
     surroundings: &'a mut Surroundings<'b>,
@@ -121,6 +129,7 @@ impl codel::Queue for Controlled<'_, '_> {
         let held = self.surroundings.store.pop(self.frames)?;
         self.bytes.remove(self.index, held.len);
         self.chunks.remove(self.index, held.chunks());
+        *self.fragments -= u32::from(is_fragment(&held));
         Some(held)
     }
 
@@ -158,6 +167,7 @@ impl FairQueue {
             active: 0,
             bytes: Sizes::new(),
             chunks: Sizes::new(),
+            fragments: 0,
             bounds,
             marks: 0,
         }
@@ -191,9 +201,15 @@ impl FairQueue {
     ) {
         let index = self.queue_of(hash);
         let (len, chunks) = (held.len, held.chunks());
+        let is_fragment = is_fragment(&held);
         // A frame larger than all bounds still passes an empty queue.
         while !self.is_empty() {
-            let (short, reason) = if self.bytes.total + u64::from(len) > self.bounds.bytes {
+            let bytes = if is_fragment || self.fragments > 0 {
+                self.bounds.bytes.max(DATAGRAMS)
+            } else {
+                self.bounds.bytes
+            };
+            let (short, reason) = if self.bytes.total + u64::from(len) > bytes {
                 (&self.bytes, DropReason::QueueFull)
             } else if self.chunks.total + u64::from(chunks) > room.queue.into() {
                 (&self.chunks, DropReason::QueueMemory)
@@ -219,6 +235,7 @@ impl FairQueue {
         }
         self.bytes.add(index, len);
         self.chunks.add(index, chunks);
+        self.fragments += u32::from(is_fragment);
         let is_idle = flow.is_idle();
         if is_idle {
             flow.tag = tag(hash);
@@ -254,6 +271,7 @@ impl FairQueue {
                     frames: &mut flow.frames,
                     bytes: &mut self.bytes,
                     chunks: &mut self.chunks,
+                    fragments: &mut self.fragments,
                     marks: &mut self.marks,
                     ecn: self.bounds.ecn,
                     surroundings: &mut *surroundings,
@@ -288,6 +306,7 @@ impl FairQueue {
         let held = store.pop(&mut self.flows[index].frames)?;
         self.bytes.remove(index, held.len);
         self.chunks.remove(index, held.chunks());
+        self.fragments -= u32::from(is_fragment(&held));
         Some(held)
     }
 
@@ -302,6 +321,10 @@ impl FairQueue {
         let way = own.or_else(|| ways.iter().position(FlowQueue::is_idle));
         set + way.unwrap_or(0)
     }
+}
+
+fn is_fragment(held: &Held) -> bool {
+    held.handoff.meta.ip.fragment != Fragment::Whole
 }
 
 /// What tells flows of a set apart: bits that do not choose the set.
@@ -594,6 +617,32 @@ mod tests {
         stand.offer(1, 1_500, Nanos(0));
         assert_eq!(stand.next(Nanos(0)).unwrap().0, 1);
         assert!(stand.discarded.is_empty());
+    }
+
+    #[test]
+    fn two_datagrams_may_wait_in_fragments() {
+        let mut stand = Stand::new(3_000);
+        let offer = |stand: &mut Stand| {
+            let mut held = stand.packet(1, 1_500, 0, Nanos(0));
+            held.handoff.meta.ip.fragment = Fragment::Later;
+            stand.with(|queue, room, surroundings| queue.enqueue(held, 1, room, surroundings));
+        };
+        for _ in 0..87 {
+            offer(&mut stand);
+        }
+        assert_eq!(stand.discarded, []);
+        offer(&mut stand);
+        assert_eq!(stand.discarded, [(1, DropReason::QueueFull)]);
+        // Who has less still gets in, at the expense of who has most, and goes soon.
+        stand.offer(2, 1_000, Nanos(0));
+        assert_eq!(stand.discarded[1..], [(1, DropReason::QueueFull)]);
+        let next = [0; 2].map(|_| stand.next(Nanos(0)).unwrap().0);
+        assert!(next.contains(&2), "{next:?}");
+        while stand.next(Nanos(0)).is_some() {}
+        for _ in 0..3 {
+            stand.offer(3, 1_500, Nanos(0));
+        }
+        assert_eq!(stand.discarded[2..], [(3, DropReason::QueueFull)]);
     }
 
     #[test]
