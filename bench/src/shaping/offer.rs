@@ -32,6 +32,12 @@ pub(super) struct Offer {
 }
 
 impl Offer {
+    /// From one datagram to the next.
+    pub(super) fn interval(&self) -> Duration {
+        let bits = (self.size as u64 + HEADERS) * 8;
+        Duration::from_nanos(bits * SECOND / self.rate)
+    }
+
     /// Sends, from the calling thread's namespace. Returns how many bytes of
     /// IP packets were taken.
     ///
@@ -42,10 +48,11 @@ impl Offer {
         socket.connect(self.target)?;
         let payload = vec![0x5a; self.size];
         let each = self.size as u64 + HEADERS;
-        let nanos_each = u128::from(each) * 8 * u128::from(SECOND) / u128::from(self.rate);
+        let nanos_each = self.interval().as_nanos();
         let start = clock::now();
         let end = start + u64::try_from(self.time.as_nanos()).unwrap_or(u64::MAX);
-        let (mut due, mut taken) = (u128::from(start), 0);
+        // The first is due at once.
+        let (mut due, mut taken) = (u128::from(start).saturating_sub(nanos_each), 0);
         loop {
             let now = clock::now();
             if now >= end {

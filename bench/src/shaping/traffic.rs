@@ -61,8 +61,9 @@ impl Datagrams {
             rate: self.rate,
             time: self.time,
         };
+        // The sender learns the path's MTU by it, if it is to.
         let first = Offer {
-            time: Duration::from_millis(20),
+            time: Duration::from_millis(20).max(2 * offer.interval()),
             ..offer
         };
         from.space.run(|| first.send())?.map_err(failed)?;
