@@ -29,7 +29,7 @@ const PREFETCH: usize = 8;
 
 /// How long a port is looked at after its last frame before its doorbell bit
 /// is taken back.
-const SILENCE: Nanos = Nanos::from_millis(1);
+const SILENCE: Nanos = Nanos::from_micros(100);
 
 /// The ports, tables and pool of one worker.
 #[derive(Debug)]

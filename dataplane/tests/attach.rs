@@ -637,7 +637,12 @@ fn a_host_port_on_which_a_process_listens_is_refused() {
         make_veth(&pod);
         let before = netns.state();
         for address in ["127.0.0.1", "[::1]", "[::]"] {
-            let listener = TcpListener::bind(format!("{address}:8080")).unwrap();
+            // What another test starts has the last one's socket until its exec.
+            let mut listener = None;
+            wait_until("the port is free", || {
+                listener = TcpListener::bind(format!("{address}:8080")).ok();
+                listener.is_some()
+            });
             let process = format!("(process {}) listens there", std::process::id());
             refused(node, &pod, ErrorCode::Conflict, &process);
             drop(listener);
