@@ -637,7 +637,7 @@ fn a_host_port_on_which_a_process_listens_is_refused() {
         make_veth(&pod);
         let before = netns.state();
         for address in ["127.0.0.1", "[::1]", "[::]"] {
-            // What another test starts has the last one's socket until its exec.
+            // A process that another test starts has the last socket until its exec.
             let mut listener = None;
             wait_until("the port is free", || {
                 listener = TcpListener::bind(format!("{address}:8080")).ok();
@@ -650,7 +650,7 @@ fn a_host_port_on_which_a_process_listens_is_refused() {
         assert_eq!(netns.state(), before);
         // By another protocol it is another port.
         let _datagrams = UdpSocket::bind("0.0.0.0:8080").unwrap();
-        attach(node, &pod).unwrap();
+        wait_until("no process listens", || attach(node, &pod).is_ok());
         detach(node, &pod);
         delete_veth(&pod);
     });
