@@ -35,7 +35,12 @@ pub(crate) fn load() -> String {
 /// The commit that the binaries lie in the build folder of.
 fn commit(binaries: &Path) -> String {
     let folder = binaries.to_string_lossy();
-    output("git", &["-C", &folder, "describe", "--always", "--dirty"])
+    let words = ["-C", &folder, "describe", "--always", "--dirty"];
+    let described = Command::new("git").args(words).output();
+    let described = described.ok().filter(|output| output.status.success());
+    described.map_or(UNKNOWN.into(), |output| {
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    })
 }
 
 fn cpu_model(cpuinfo: &str) -> String {
