@@ -18,16 +18,16 @@ fn tcp_info(space: &Space, to: &Echo, key: &str) -> u32 {
     info_of(space, &format!("dst {}", to.address), key)
 }
 
-/// The same of the one connection that `filter` lets through.
+/// The same of the one connection that `filter` lets through. A client's is there
+/// before the server's is established.
 #[track_caller]
 fn info_of(space: &Space, filter: &str, key: &str) -> u32 {
-    let shown = space.exec(&format!("ss -Htin state established {filter}"));
-    let mut words = shown.split_whitespace();
-    let value = words.find_map(|word| word.strip_prefix(key)?.strip_prefix(':'));
-    value
-        .unwrap_or_else(|| panic!("no {key} in {shown:?}"))
-        .parse()
-        .unwrap()
+    wait_until(&format!("ss shows {key} of {filter}"), || {
+        let shown = space.exec(&format!("ss -Htin state established {filter}"));
+        let mut words = shown.split_whitespace();
+        let value = words.find_map(|word| word.strip_prefix(key)?.strip_prefix(':'));
+        value.map(|value| value.parse().unwrap())
+    })
 }
 
 /// The headers of a TCP packet without options.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockProtocol, SockaddrIn, SockaddrIn6, SockaddrLike, recv, sendto,
 };
@@ -57,7 +58,11 @@ impl Pinger {
         sendto(fd, &message, &*self.to, MsgFlags::empty()).unwrap();
         let mut buffer = vec![0; self.start + message.len() + 1];
         loop {
-            let received = recv(fd, &mut buffer, MsgFlags::empty());
+            // A wait with a limit is not begun again by the kernel (signal(7)).
+            let received = match recv(fd, &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                received => received,
+            };
             let length = received.unwrap_or_else(|error| panic!("echo of {size} bytes: {error}"));
             let answer = &buffer[self.start.min(length)..length];
             // The socket sees all ICMP, also neighbour discovery.
