@@ -94,7 +94,7 @@ impl Engine {
             active: Vec::with_capacity(slots.into()),
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
-            to_change: Vec::with_capacity(2 * usize::from(slots)),
+            to_change: Vec::with_capacity(slots.into()),
             store: budget.store(1),
             timers: Timers::new(slots.into()),
             budget,
