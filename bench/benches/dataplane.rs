@@ -38,10 +38,22 @@ fn dataplane(criterion: &mut Criterion) {
             )
         });
     });
-    let mut pods = work::Pods::new();
-    group.bench_function("pipeline, pod to pod", |bencher| {
-        bencher.iter_custom(|times| timed(&mut pods, times, work::Pods::prepare, work::Pods::turn));
-    });
+    let limited = work::Pods::limited(work::HALF_THE_LOAD);
+    assert!(limited.waiting() > 0, "nothing waits for half the load");
+    for (name, mut pods) in [
+        ("pipeline, pod to pod", work::Pods::new()),
+        (
+            "the same, bucket above the load",
+            work::Pods::limited(work::ABOVE_THE_LOAD),
+        ),
+        ("the same, queue at half the load", limited),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|times| {
+                timed(&mut pods, times, work::Pods::prepare, work::Pods::turn)
+            });
+        });
+    }
     let mut table = work::Table::new();
     group.bench_function("session table, 32768 sessions", |bencher| {
         bencher.iter(|| table.look_up_batch());

@@ -6,7 +6,8 @@
 use std::hint::black_box;
 use std::net::Ipv6Addr;
 
-use sluice_dataplane::lab::{Lab, LabOptions, link, v4};
+use sluice_control::{Limit, Shaping};
+use sluice_dataplane::lab::{Lab, LabOptions, MTU, link, v4};
 use sluice_dataplane::packet::{Flow, Signal, build, parse, protocol};
 use sluice_dataplane::port::PortId;
 use sluice_dataplane::sessions::{Session, Sessions};
@@ -84,6 +85,16 @@ impl Rings {
     }
 }
 
+/// What a batch offers to the second pod, bits of IP packets a second: one
+/// arrives each [`Pods::PAUSE`].
+const LOAD: u64 = BATCH_SIZE as u64 * 46 * 8 * 1000;
+
+/// A limit that the batches never reach.
+pub const ABOVE_THE_LOAD: u64 = 1000 * LOAD;
+
+/// A limit that lets half of the batches' bytes pass: a queue waits all the time.
+pub const HALF_THE_LOAD: u64 = LOAD / 2;
+
 /// A whole engine with two pods.
 #[derive(Debug)]
 pub struct Pods {
@@ -92,6 +103,8 @@ pub struct Pods {
 }
 
 impl Pods {
+    const PAUSE: Nanos = Nanos::from_millis(1);
+
     pub fn new() -> Self {
         Self {
             lab: Lab::new(LabOptions::default()),
@@ -99,9 +112,31 @@ impl Pods {
         }
     }
 
+    /// The second pod gets at most `rate` bits a second; what waits has come to
+    /// its bound.
+    pub fn limited(rate: u64) -> Self {
+        let mut pods = Self::new();
+        let shaping = Shaping {
+            ingress: Some(Limit::with_chosen_burst(rate, MTU)),
+            ..Shaping::default()
+        };
+        pods.lab.shape(2, &shaping, MTU);
+        for _ in 0..200 {
+            pods.prepare();
+            pods.turn();
+        }
+        pods
+    }
+
+    /// Frames that wait for the limit.
+    pub fn waiting(&self) -> u32 {
+        self.lab.held_chunks()
+    }
+
     /// The kernels' part: a batch arrives at the first pod's port, the second
     /// takes what was sent to it.
     pub fn prepare(&mut self) {
+        self.lab.wait(Self::PAUSE);
         self.lab.take(2);
         for _ in 0..BATCH_SIZE {
             assert!(self.lab.inject(1, &self.frame));

@@ -99,6 +99,8 @@ impl Arm {
                 let plural = if count == 1 { "" } else { "s" };
                 format!("{name}{portmap}, {count} hostPort{plural}")
             }
+            Feature::Workers(1) => format!("{name}, 1 worker"),
+            Feature::Workers(count) => format!("{name}, {count} workers"),
             Feature::Crowd(count) => format!("{name}, {count} idle pods"),
             Feature::Limited(_) | Feature::LimitedCrowd(..) if is_chain => {
                 format!("{name} + bandwidth")

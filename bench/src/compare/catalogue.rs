@@ -8,7 +8,7 @@ use crate::topology::{Design, Feature};
 /// Every case, in the order of the report.
 pub(crate) fn all() -> Vec<Case> {
     use Design::{Bridge, BridgeWithoutNetfilter, Floor, JumboBridge, Ovs, Ptp, Sluice};
-    use Feature::{Crowd, Ethernet, HostPort, HostPorts, Plain, Service, Shaped, Whole};
+    use Feature::{Crowd, Ethernet, HostPort, HostPorts, Plain, Service, Shaped, Whole, Workers};
     use Path::{
         HostToPod, OutsideToHostPort, OutsideToPod, PodToHostPort, PodToOutside, PodToPod,
         PodToService,
@@ -146,6 +146,24 @@ pub(crate) fn all() -> Vec<Case> {
             Work::UdpEcho(PodToService),
         )
         .beside(Service, &[Bridge]),
+        Case::new(
+            "udp-workers",
+            "64-byte UDP, pod to pod, by several workers",
+            Work::Flood(PodToPod),
+        )
+        .scaling(Sluice, &[Workers(1), Workers(2)]),
+        Case::new(
+            "tcp-workers",
+            "TCP, one stream, pod to pod, by several workers",
+            Work::Streams(PodToPod, 1),
+        )
+        .scaling(Sluice, &[Workers(1), Workers(2)]),
+        Case::new(
+            "udp-rr-workers",
+            "UDP request and response, pod to pod, by several workers",
+            Work::UdpEcho(PodToPod),
+        )
+        .scaling(Sluice, &[Workers(1), Workers(2)]),
         Case::new(
             "first-packet",
             "first packet of a connection, outside to a hostPort",

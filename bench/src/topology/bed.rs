@@ -63,6 +63,8 @@ pub(crate) enum Feature {
     Ethernet,
     /// The server is the endpoint of a Service.
     Service,
+    /// The dataplane has this many workers.
+    Workers(u16),
     /// This many other pods, idle.
     Crowd(u16),
     /// This many hostPorts on the node.
@@ -94,6 +96,7 @@ impl Feature {
             | Self::Shaped
             | Self::Ethernet
             | Self::Service
+            | Self::Workers(_)
             | Self::Limited(_) => 8,
             Self::Whole => 64,
             Self::Crowd(_) | Self::HostPorts(_) | Self::LimitedCrowd(..) => 256,
@@ -221,7 +224,11 @@ impl Bed {
                     others.push(Pod::add(space, &container, &list)?);
                 }
             }
-            Feature::Plain | Feature::Shaped | Feature::Ethernet | Feature::Service => {}
+            Feature::Plain
+            | Feature::Shaped
+            | Feature::Ethernet
+            | Feature::Service
+            | Feature::Workers(_) => {}
         }
         let server = Pod::add(server, &container, &list)?;
         Ok(Self {

@@ -1,6 +1,8 @@
 //! Network configurations of the designs that are CNI plugins.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 
 use serde_json::{Value, json};
 
@@ -114,6 +116,11 @@ pub(super) fn list(site: &Site, tools: &Tools, design: Design, feature: Feature)
 
 /// Our object in the list.
 fn sluice(site: &Site, tools: &Tools, feature: Feature) -> Value {
+    let workers = match feature {
+        Feature::Workers(count) => count.into(),
+        _ => 1,
+    };
+    let cpus = available_parallelism().map_or(1, NonZero::get);
     let mut plugin = json!({
         "type": "sluice",
         "ipMasq": true,
@@ -121,7 +128,8 @@ fn sluice(site: &Site, tools: &Tools, feature: Feature) -> Value {
         "dataplane": {
             "runDir": site.folder.run_dir(),
             "maxPorts": feature.max_ports(),
-            "cpus": [tools.worker_cpu],
+            "workers": workers,
+            "cpus": (0..workers).map(|worker| (tools.worker_cpu + worker) % cpus).collect::<Vec<_>>(),
         },
     });
     if feature.has_host_ports() {
