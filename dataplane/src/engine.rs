@@ -464,10 +464,10 @@ impl Engine {
             return;
         };
         match self.pipeline.arrive(&mut handoff, &target.endpoint, now) {
-            Ok(partial) if target.merges && handoff.meta.ip.protocol == protocol::TCP => {
+            Ok(partial) if target.merges(now) && handoff.meta.ip.protocol == protocol::TCP => {
                 let arrival = Arrival {
                     to,
-                    mtu: target.endpoint.mtu,
+                    most: target.longest_packet(),
                     frame: handoff.frame,
                     ip: handoff.meta.ip,
                     partial,
@@ -491,9 +491,19 @@ impl Engine {
             frame,
             partial,
             segments,
+            cut,
         } = departure;
         if let Some(port) = find(&mut self.ports, to) {
             port.counters.merged_frames.add(u64::from(segments) - 1);
+            if let Some(cut) = cut
+                && port.xsk.has_gso()
+            {
+                match port.send_merged(&frame, &cut, &mut self.pool, now) {
+                    Ok(()) => port.count_sent(frame.len()),
+                    Err(reason) => port.counters.drops.count(reason),
+                }
+                return self.pool.free(frame);
+            }
         }
         self.queue(to, frame, partial, now);
     }
@@ -516,9 +526,7 @@ impl Engine {
         };
         match queued {
             Ok(()) => {
-                port.watch.count(1);
-                port.counters.tx_frames.add(1);
-                port.counters.tx_bytes.add(len.into());
+                port.count_sent(len);
                 if !port.dirty {
                     port.dirty = true;
                     self.dirty.push(to.slot);

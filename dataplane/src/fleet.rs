@@ -308,6 +308,7 @@ mod tests {
         multi_buffer: true,
         tx_metadata: true,
         tx_budget: true,
+        gso: true,
     };
 
     #[test]

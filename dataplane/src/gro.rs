@@ -1,5 +1,5 @@
-//! Generic receive offload: TCP segments on their way to a pod that came in one
-//! turn become one frame, which crosses the pod's stack once.
+//! Generic receive offload: TCP segments on their way to a pod or the host that
+//! came in one turn become one frame, which crosses a stack once.
 //!
 //! The data is not copied: the chunks of later segments, without their headers,
 //! are appended to the first's. The frame's checksum is partial; those of
@@ -10,7 +10,7 @@
 use arrayvec::ArrayVec;
 
 use crate::packet::offload::Partial;
-use crate::packet::segment::{Run, Segment};
+use crate::packet::segment::{Cut, Run, Segment};
 use crate::packet::{Flow, Ip};
 use crate::port::PortId;
 use crate::xsk::{Chain, Frame, MAX_CHUNKS, Umem};
@@ -24,8 +24,8 @@ const FLOWS: usize = 8;
 pub(crate) struct Arrival {
     /// The port.
     pub(crate) to: PortId,
-    /// The port's MTU, bytes of IP packet.
-    pub(crate) mtu: u32,
+    /// The longest packet that the port takes, bytes.
+    pub(crate) most: u32,
     /// The frame.
     pub(crate) frame: Frame,
     /// Its headers, as they are now.
@@ -45,6 +45,8 @@ pub(crate) struct Departure {
     pub(crate) partial: Option<Partial>,
     /// How many frames have become this one, itself included.
     pub(crate) segments: u16,
+    /// How to cut it into them again, if there are several.
+    pub(crate) cut: Option<Cut>,
 }
 
 /// Segments that wait for more of their flow.
@@ -128,7 +130,7 @@ impl Gro {
 impl Arrival {
     /// The segment that it is, if there may be room for another beside it.
     fn segment(&self, umem: &Umem) -> Option<Segment> {
-        let has_room = self.frame.chunks() < MAX_CHUNKS && self.ip.packet_len < self.mtu;
+        let has_room = self.frame.chunks() < MAX_CHUNKS && self.ip.packet_len < self.most;
         has_room
             .then(|| Segment::of(umem.head(&self.frame), self.frame.len(), &self.ip))
             .flatten()
@@ -140,6 +142,7 @@ impl Arrival {
             frame: self.frame,
             partial: self.partial,
             segments: 1,
+            cut: None,
         }
     }
 }
@@ -150,7 +153,7 @@ impl Held {
         let (ours, next) = (self.chain.frame(), &arrival.frame);
         let has_room = ours.chunks() + next.chunks() <= MAX_CHUNKS;
         let (head, next_head) = (umem.head(ours), umem.head(next));
-        if !has_room || !self.run.admits(head, segment, next_head, arrival.mtu) {
+        if !has_room || !self.run.admits(head, segment, next_head, arrival.most) {
             return false;
         }
         if !self.is_trusted {
@@ -167,15 +170,14 @@ impl Held {
 
     fn finish(self, umem: &Umem) -> Departure {
         let mut frame = self.chain.into_frame();
-        let partial = match self.run.count() {
-            1 => self.partial,
-            _ => Some(self.run.finish(umem.head_mut(&mut frame))),
-        };
+        let segments = self.run.count();
+        let cut = (segments > 1).then(|| self.run.finish(umem.head_mut(&mut frame)));
         Departure {
             to: self.to,
             frame,
-            partial,
-            segments: self.run.count(),
+            partial: cut.map_or(self.partial, |cut| Some(cut.checksum)),
+            segments,
+            cut,
         }
     }
 }

@@ -81,6 +81,7 @@ impl Default for LabOptions {
                 multi_buffer: true,
                 tx_metadata: true,
                 tx_budget: true,
+                gso: true,
             },
             gro: true,
         }
@@ -200,7 +201,7 @@ impl Lab {
     /// If the slot is taken or beyond the last.
     pub fn attach(&mut self, slot: u16, generation: u16, mtu: u32) -> PortId {
         let id = PortId { slot, generation };
-        let (xsk, kernel) = memory::socket(self.umem, self.features);
+        let (mut xsk, kernel) = memory::socket(self.umem, self.features);
         let (kind, addresses) = match slot {
             HOST => (PortKind::Host, vec![]),
             slot if slot >= self.first_uplink => (PortKind::Uplink, vec![]),
@@ -209,6 +210,9 @@ impl Lab {
                 vec![IpAddr::V4(v4(slot)), IpAddr::V6(v6(slot))],
             ),
         };
+        if self.features.gso && kind != PortKind::Uplink {
+            kernel.set_gso(&mut xsk);
+        }
         let spec = PortSpec {
             id,
             kind,
@@ -218,7 +222,7 @@ impl Lab {
             addresses,
             gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
             shapers: Shapers::default(),
-            gro: kind == PortKind::Pod && self.gro,
+            gro: self.gro,
         };
         let addresses = spec.addresses.clone();
         let owner = self.owner(id);

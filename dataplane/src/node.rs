@@ -35,7 +35,7 @@ use crate::probe::{self, Feature, ProbeError, Report};
 use crate::program::ProgramError;
 use crate::run_dir::FolderError;
 use crate::worker::WorkerError;
-use crate::xsk::{CHUNK_SIZE, XskError};
+use crate::xsk::{CHUNK_SIZE, GsoError, XskError};
 
 use book::{Book, Entry};
 use cut_off::CutOff;
@@ -66,6 +66,9 @@ pub enum NodeError {
     /// An AF_XDP socket.
     #[error(transparent)]
     Xsk(#[from] XskError),
+    /// The packet socket.
+    #[error(transparent)]
+    Gso(#[from] GsoError),
     /// The worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),

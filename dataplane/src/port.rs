@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use crate::counters::PortCounters;
 use crate::packet::offload::Partial;
+use crate::packet::segment::Cut;
 use crate::rate_limit::IcmpLimit;
 use crate::shaper::Shapers;
 use crate::time::Nanos;
+use crate::verdict::DropReason;
 use crate::watch::Watch;
 use crate::xsk::{Flush, Frame, FramePool, Xsk};
 
 /// How long a port whose device is down gets nothing, before it is tried
 /// again: chunks that wait for it are lost to others.
 const DOWN_PAUSE: Nanos = Nanos::from_millis(10);
+
+/// How long segments go one by one to a port whose device refused merged ones: it
+/// may never take any, and each try loses some.
+const REFUSED_PAUSE: Nanos = Nanos::from_millis(10_000);
 
 /// Chunks that a port may always hold towards its receiver: a batch of small
 /// frames. 250 ports at this floor stay within the chunks in flight.
@@ -61,7 +67,7 @@ pub struct PortSpec {
     /// What its traffic is held to.
     pub shapers: Shapers,
     /// Whether TCP segments to it may be merged, where the kernel offers what
-    /// that takes: only to one that forwards nothing.
+    /// that takes.
     pub gro: bool,
 }
 
@@ -132,15 +138,17 @@ pub struct Port {
     pub(crate) dirty: bool,
     /// Is in the engine's list of ports that the pool could not fill.
     pub(crate) hungry: bool,
-    /// TCP segments to it are merged.
-    pub(crate) merges: bool,
+    /// TCP segments to it are merged, unless its device refused some before this
+    /// time.
+    merges: Option<Nanos>,
 }
 
 impl Port {
     /// A port of `spec`, without a frame so far.
     #[must_use]
     pub fn new(spec: PortSpec, now: Nanos) -> Self {
-        let merges = spec.gro && spec.xsk.features().can_merge();
+        let can_merge = spec.xsk.has_gso()
+            || spec.kind == PortKind::Pod && spec.xsk.features().rings_take_merged();
         Self {
             endpoint: Endpoint {
                 id: spec.id,
@@ -161,7 +169,7 @@ impl Port {
             stuck: false,
             dirty: false,
             hungry: false,
-            merges,
+            merges: (spec.gro && can_merge).then_some(now),
         }
     }
 
@@ -222,6 +230,61 @@ impl Port {
             self.flush(pool, now);
             self.xsk.send(frame, partial)
         })
+    }
+
+    /// Whether TCP segments to it are merged.
+    #[inline]
+    pub(crate) fn merges(&self, now: Nanos) -> bool {
+        self.merges.is_some_and(|from| now >= from)
+    }
+
+    /// Sends merged segments, which the kernel copies, after what was queued before.
+    ///
+    /// # Errors
+    /// Why they are lost.
+    pub(crate) fn send_merged(
+        &mut self,
+        frame: &Frame,
+        cut: &Cut,
+        pool: &mut FramePool,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
+        if self.is_down(pool, now) {
+            return Err(DropReason::PortDown);
+        }
+        if self.dirty {
+            self.flush(pool, now);
+        }
+        match self.xsk.send_merged(frame, cut) {
+            Flush::Done => Ok(()),
+            Flush::Pending => {
+                self.merges = Some(now + REFUSED_PAUSE);
+                Err(DropReason::TxRingFull)
+            }
+            Flush::Down | Flush::Gone => {
+                self.down_until = Some(now + DOWN_PAUSE);
+                Err(DropReason::PortDown)
+            }
+        }
+    }
+
+    /// The longest packet that segments may become on their way to it, bytes. With
+    /// word of how to cut it, it may be longer than the MTU.
+    #[inline]
+    pub(crate) fn longest_packet(&self) -> u32 {
+        if self.xsk.has_gso() {
+            u16::MAX.into()
+        } else {
+            self.endpoint.mtu
+        }
+    }
+
+    /// Takes note of a frame that was queued, or sent beside the rings.
+    #[inline]
+    pub(crate) fn count_sent(&mut self, len: u32) {
+        self.watch.count(1);
+        self.counters.tx_frames.add(1);
+        self.counters.tx_bytes.add(len.into());
     }
 
     /// Shows how many chunks the rings hold.

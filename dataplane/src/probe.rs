@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sluice_link::{Link, LinkError, Netlink, VethPair, VethPeer};
 
 use crate::program;
-use crate::xsk::{Device, Features, FramePool, Umem, Xsk, XskError};
+use crate::xsk::{Device, Features, FramePool, GsoSender, Umem, Xsk, XskError};
 
 /// The pair that is tried on; neither end is ever up.
 const INTERFACE: &str = "slprobe0";
@@ -33,11 +33,18 @@ pub enum Feature {
     TxMetadata,
     /// More than 32 frames a wakeup.
     TxBudget,
+    /// Merged TCP segments sent as such.
+    Gso,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::MultiBuffer, Self::TxMetadata, Self::TxBudget];
+    pub const ALL: [Self; 4] = [
+        Self::MultiBuffer,
+        Self::TxMetadata,
+        Self::TxBudget,
+        Self::Gso,
+    ];
 
     /// Its name, as `--without` takes it.
     #[must_use]
@@ -46,6 +53,7 @@ impl Feature {
             Self::MultiBuffer => "multi-buffer",
             Self::TxMetadata => "tx-metadata",
             Self::TxBudget => "tx-budget",
+            Self::Gso => "gso",
         }
     }
 
@@ -56,6 +64,7 @@ impl Feature {
             Self::MultiBuffer => "6.6",
             Self::TxMetadata => "6.8",
             Self::TxBudget => "6.17",
+            Self::Gso => "2.6.27, with CONFIG_PACKET",
         }
     }
 
@@ -72,6 +81,10 @@ impl Feature {
                  checksum offload is switched off, TCP at about two thirds"
             }
             Self::TxBudget => "one system call a batch; without: one for each 32 frames",
+            Self::Gso => {
+                "merged TCP segments to the host, out of the node and to pods, whatever their MTU; \
+                 without: one by one, TCP out of the node at a third"
+            }
         }
     }
 
@@ -86,6 +99,7 @@ impl Feature {
             Self::MultiBuffer => &mut features.multi_buffer,
             Self::TxMetadata => &mut features.tx_metadata,
             Self::TxBudget => &mut features.tx_budget,
+            Self::Gso => &mut features.gso,
         }
     }
 }
@@ -94,6 +108,7 @@ const NONE: Features = Features {
     multi_buffer: false,
     tx_metadata: false,
     tx_budget: false,
+    gso: false,
 };
 
 /// How a feature was found.
@@ -272,10 +287,13 @@ impl Trial {
         {
             return State::Missing(error.to_string());
         }
-        match self.open(feature.only()) {
-            Ok(()) => State::Present,
-            Err(error) => State::Missing(error.to_string()),
-        }
+        let tried = match feature {
+            Feature::Gso => GsoSender::open()
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            _ => self.open(feature.only()).map_err(|error| error.to_string()),
+        };
+        tried.map_or_else(State::Missing, |()| State::Present)
     }
 
     fn open(&mut self, features: Features) -> Result<(), XskError> {
@@ -294,7 +312,7 @@ impl Trial {
 mod tests {
     use super::*;
 
-    fn report(states: [State; 3]) -> Report {
+    fn report(states: [State; 4]) -> Report {
         let features = Feature::ALL.into_iter().zip(states);
         Report {
             kernel: "6.1.0".into(),
@@ -324,9 +342,11 @@ mod tests {
             State::Present,
             State::Missing("bind: Invalid argument".into()),
             State::Without,
+            State::Present,
         ]);
         let expected = Features {
             multi_buffer: true,
+            gso: true,
             ..NONE
         };
         assert_eq!(report.features(), expected);
@@ -336,7 +356,12 @@ mod tests {
 
     #[test]
     fn a_report_survives_the_socket() {
-        let report = report([State::Present, State::Missing("no".into()), State::Without]);
+        let report = report([
+            State::Present,
+            State::Missing("no".into()),
+            State::Without,
+            State::Present,
+        ]);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["features"][1]["feature"], "tx-metadata");
         assert_eq!(json["features"][1]["state"], "missing");

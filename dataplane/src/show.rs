@@ -340,9 +340,9 @@ fn kernel(answer: &Kernel) -> String {
     } = answer;
     let gro = match gro {
         None => "",
-        Some(true) => "TCP segments to pods: merged, unless their network has \"gro\": false\n",
+        Some(true) => "TCP segments: merged, but to pods whose network has \"gro\": false\n",
         Some(false) => {
-            "TCP segments to pods: not merged, for want of multi-buffer or tx-metadata\n"
+            "TCP segments: not merged, for want of gso, and of multi-buffer or tx-metadata\n"
         }
     };
     let uplink = match uplink {

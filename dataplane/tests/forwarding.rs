@@ -26,6 +26,7 @@ fn bare_kernel() -> LabOptions {
             multi_buffer: false,
             tx_metadata: false,
             tx_budget: false,
+            gso: false,
         },
         ..LabOptions::default()
     }

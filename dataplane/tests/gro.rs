@@ -1,5 +1,5 @@
-//! TCP segments that are merged on their way to a pod, over in-memory kernels:
-//! what the pod gets is the stream that was sent. No privileges needed.
+//! TCP segments that are merged on their way, over in-memory kernels: what the
+//! receiver gets is the stream that was sent. No privileges needed.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,13 +23,16 @@ fn lab() -> Lab {
     Lab::new(LabOptions::default())
 }
 
-/// Whose receiving pod has this MTU. Small: each is mapped for good.
-fn lab_with(mtu: u32) -> Lab {
-    let mut lab = Lab::new(LabOptions {
+/// Whose receiving pod has this MTU, with or without a kernel that is told how
+/// to cut merged segments. Small: each is mapped for good.
+fn lab_with(mtu: u32, gso: bool) -> Lab {
+    let mut options = LabOptions {
         reserve: 1024,
         sessions: 16,
         ..LabOptions::default()
-    });
+    };
+    options.features.gso = gso;
+    let mut lab = Lab::new(options);
     lab.detach(POD);
     lab.attach(POD, 1, mtu);
     lab
@@ -46,11 +49,15 @@ fn segment(n: u32) -> Datagram {
 
 /// Sends frames in one turn; what arrives at the pod.
 fn in_one_turn(lab: &mut Lab, from: u16, frames: &[Vec<u8>]) -> Vec<Sent> {
+    in_one_turn_to(lab, POD, from, frames)
+}
+
+fn in_one_turn_to(lab: &mut Lab, to: u16, from: u16, frames: &[Vec<u8>]) -> Vec<Sent> {
     for frame in frames {
         assert!(lab.inject(from, frame), "no room to receive");
     }
     lab.turn();
-    let arrived = lab.take(POD);
+    let arrived = lab.take(to);
     lab.run();
     lab.assert_conserved();
     arrived
@@ -126,10 +133,56 @@ fn a_frame_is_no_larger_than_the_pods_mtu() {
         (9000, vec![6 * MSS, MSS]),
         (MTU, vec![7 * MSS]),
     ] {
-        let mut lab = lab_with(mtu);
+        let mut lab = lab_with(mtu, false);
         let arrived = in_one_turn(&mut lab, SENDER, &frames((0..7).map(segment)));
         assert_eq!(lens(&arrived), expected, "{mtu}");
+        assert!(arrived.iter().all(|sent| sent.segment.is_none()));
     }
+}
+
+#[test]
+fn a_frame_may_be_longer_than_the_mtu_if_it_says_how_to_cut_it() {
+    for mtu in [1500, 9000, MTU] {
+        let mut lab = lab_with(mtu, true);
+        let arrived = in_one_turn(&mut lab, SENDER, &frames((0..7).map(segment)));
+        assert_eq!(lens(&arrived), [7 * MSS], "{mtu}");
+        assert_eq!(arrived[0].segment, u16::try_from(MSS).ok());
+    }
+}
+
+/// The host gets merged segments after what its flow had before, and before what
+/// comes after: they go there by different ways.
+#[test]
+fn merged_segments_keep_their_place_in_the_flow() {
+    let mut lab = lab();
+    let base = || build::tcp((v4(SENDER), 80), (OUTSIDE, 4000)).dont_fragment();
+    let data = |n: u32| base().sequence(n * 100).payload([7; 100]);
+    let bare = |n: u32| base().sequence(n * 100);
+    let all = [
+        bare(0),
+        data(0),
+        data(1),
+        data(2),
+        bare(3),
+        data(3),
+        data(4).payload([8; 7]),
+    ];
+    let arrived = in_one_turn_to(&mut lab, HOST, SENDER, &frames(all));
+    let seen: Vec<_> = arrived
+        .iter()
+        .map(|sent| (pieces(sent), sent.segment))
+        .collect();
+    let expected = [
+        (vec![(0, 0)], None),
+        (vec![(0, 100), (100, 100), (200, 100)], Some(100)),
+        (vec![(300, 0)], None),
+        // The second is longer than the first.
+        (vec![(300, 100)], None),
+        (vec![(400, 107)], None),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(lab.counters(HOST).merged_frames.get(), 2);
+    assert_eq!(lab.counters(HOST).tx_frames.get(), 5);
 }
 
 #[test]
@@ -140,8 +193,8 @@ fn only_pods_that_take_it_get_merged_segments() {
         options
     };
     for options in [
-        bare(|features| features.multi_buffer = false),
-        bare(|features| features.tx_metadata = false),
+        bare(|features| (features.gso, features.multi_buffer) = (false, false)),
+        bare(|features| (features.gso, features.tx_metadata) = (false, false)),
         LabOptions {
             gro: false,
             ..LabOptions::default()
@@ -152,8 +205,8 @@ fn only_pods_that_take_it_get_merged_segments() {
         assert_eq!(lens(&arrived), [MSS; 3], "{options:?}");
         assert_eq!(lab.counters(POD).merged_frames.get(), 0);
     }
-    // Beyond the host port a frame would have to be cut up again.
-    let mut lab = lab();
+    // Beyond the host port a frame has to be cut up again.
+    let mut lab = Lab::new(bare(|features| features.gso = false));
     let out = |n: u32| {
         let base = build::tcp((v4(SENDER), 80), (OUTSIDE, 4000)).dont_fragment();
         base.sequence(n * 100).payload([7; 100])
@@ -438,6 +491,21 @@ fn is_right(sent: &Sent) -> bool {
     tcp.checksum() % 0xffff == expected.unwrap() % 0xffff
 }
 
+/// The segments that a frame is cut into: sequence number and length of data.
+fn pieces(sent: &Sent) -> Vec<(u32, usize)> {
+    let packet = SlicedPacket::from_ethernet(&sent.bytes).unwrap();
+    let tcp = tcp_of(&packet);
+    let (start, len) = (tcp.sequence_number(), tcp.payload().len());
+    let most = sent.segment.map_or(len.max(1), usize::from);
+    (0..len.max(1))
+        .step_by(most)
+        .map(|at| {
+            let offset = u32::try_from(at).unwrap();
+            (start.wrapping_add(offset), most.min(len - at))
+        })
+        .collect()
+}
+
 /// What the receiver's TCP sees beside the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Header {
@@ -482,8 +550,8 @@ fn add(seen: &mut Vec<Part>, mut part: Part) {
 }
 
 /// Adds what the receiver's TCP sees of a frame to what it has seen of its
-/// flow. `is_here`: it has been forwarded.
-fn look(sent: &Sent, seen: &mut [Vec<Part>], is_here: bool) {
+/// flow, which it gives. `is_here`: it has been forwarded.
+fn look(sent: &Sent, seen: &mut [Vec<Part>], is_here: bool) -> usize {
     let bytes = completed(sent);
     let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
     let tcp = tcp_of(&packet);
@@ -526,6 +594,7 @@ fn look(sent: &Sent, seen: &mut [Vec<Part>], is_here: bool) {
         header,
     };
     add(&mut seen[flow], part);
+    flow
 }
 
 proptest! {
@@ -539,12 +608,14 @@ proptest! {
         sketches in prop::collection::vec(sketch(), 1..120),
         start in any::<u32>(),
         mtu in prop::sample::select(vec![1500, 9100, MTU]),
+        gso in any::<bool>(),
         many_turns in any::<bool>(),
     ) {
-        let mut lab = lab_with(mtu);
+        let mut lab = lab_with(mtu, gso);
         let stream = Stream { next: start, last: (start, 100), identification: 0 };
         let mut streams = [stream; FLOWS.len()];
         let (mut sent, mut got) = (vec![Vec::new(); FLOWS.len()], vec![Vec::new(); FLOWS.len()]);
+        let (mut cut, mut put_together) = (vec![Vec::new(); FLOWS.len()], vec![Vec::new(); FLOWS.len()]);
         let mut arrived = Vec::new();
         for sketch in &sketches {
             for (from, frame) in draw(sketch, &mut streams[sketch.flow]) {
@@ -561,7 +632,9 @@ proptest! {
                 let mut bytes = frame;
                 // What is padding the sum must not see.
                 bytes.truncate(ip.end());
-                look(&Sent { bytes, checksum }, &mut sent, false);
+                let one = Sent { bytes, checksum, segment: None };
+                look(&one, &mut sent, false);
+                cut[sketch.flow].extend(pieces(&one));
             }
             if many_turns {
                 lab.turn();
@@ -573,12 +646,19 @@ proptest! {
         for mut one in arrived {
             let Ok(Packet::Ip(ip)) = parse(&one.bytes, one.bytes.len()).map(|parsed| parsed.packet)
             else { panic!("not IP") };
-            prop_assert!(one.bytes.len() - 14 <= mtu as usize);
             one.bytes.truncate(ip.end());
-            look(&one, &mut got, true);
+            let parts = pieces(&one);
+            let longest = parts.iter().map(|(_, len)| *len).max().unwrap_or_default();
+            let all: usize = parts.iter().map(|(_, len)| len).sum();
+            prop_assert!(one.bytes.len() - 14 - all + longest <= mtu as usize);
+            prop_assert_eq!(one.segment.is_some(), gso && parts.len() > 1);
+            prop_assert!(one.segment.is_none() || one.checksum.is_some());
+            put_together[look(&one, &mut got, true)].extend(parts);
             frames += 1;
         }
         prop_assert!(sent == got);
+        // Cut as it says, it is what was sent.
+        prop_assert!(!gso || cut == put_together);
         prop_assert_eq!(lab.counters(POD).tx_frames.get(), frames);
         lab.assert_conserved();
     }

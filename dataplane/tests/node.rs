@@ -208,6 +208,7 @@ fn the_kernel_refuses_what_one_buffer_cannot_hold() {
         multi_buffer: false,
         tx_metadata: false,
         tx_budget: false,
+        gso: false,
     });
     let folder = tempfile::tempdir().unwrap();
     for (mtu, multi_buffer, taken) in [

@@ -47,6 +47,7 @@ const FEATURES: Features = Features {
     multi_buffer: true,
     tx_metadata: false,
     tx_budget: false,
+    gso: false,
 };
 
 fn ip(text: &str) -> IpAddr {

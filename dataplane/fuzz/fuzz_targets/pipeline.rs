@@ -23,6 +23,7 @@ const OPTIONS: LabOptions = LabOptions {
         multi_buffer: true,
         tx_metadata: true,
         tx_budget: true,
+        gso: true,
     },
     gro: true,
 };

@@ -41,6 +41,7 @@ pub fn check_alone(netlink: &Netlink) -> Result<(), NodeError> {
         multi_buffer: false,
         tx_metadata: false,
         tx_budget: false,
+        gso: false,
     };
     let chunks = FILL_DEPTH;
     let (umem, mut pool) =

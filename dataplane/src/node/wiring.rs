@@ -26,7 +26,7 @@ use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
 use crate::sessions::{Listed, Session};
 use crate::shaper::Shapers;
-use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, Socket, Umem, Xsk};
+use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, GsoSender, Socket, Umem, Xsk};
 
 /// Chunks beside those in the ports' FILL rings, 64 MiB: a frame on its way
 /// out stays with the kernel until the receiving stack has taken it.
@@ -82,6 +82,8 @@ pub(super) struct Wiring {
     program: PortProgram,
     umem: &'static Umem,
     features: Features,
+    /// By what all ports' merged segments go; `None` where the kernel cannot.
+    gso: Option<Arc<GsoSender>>,
     netlink: Rc<Netlink>,
 }
 
@@ -114,6 +116,11 @@ impl Wiring {
             gateway_mac: GATEWAY_MAC,
             tx_metadata: features.tx_metadata,
         })?;
+        let gso = features
+            .gso
+            .then(GsoSender::open)
+            .transpose()?
+            .map(Arc::new);
         let host_port = HostPort::take_or_make(Rc::clone(netlink), probe::max_mtu(features))?;
         let mut wiring = Self {
             fleet,
@@ -126,6 +133,7 @@ impl Wiring {
             program,
             umem,
             features,
+            gso,
             netlink: Rc::clone(netlink),
         };
         wiring.open_host()?;
@@ -368,7 +376,7 @@ impl Wiring {
             addresses: Vec::new(),
             gateways: HostPort::next_hops(),
             shapers: Shapers::default(),
-            gro: false,
+            gro: true,
         })?;
         self.host = Some(host);
         Ok(())
@@ -479,7 +487,13 @@ impl Wiring {
             queue: port.queue,
         };
         let share = self.host.as_ref().map(|host| &host.socket);
-        let xsk = Xsk::open(self.umem, &device, self.features, share)?;
+        let mut xsk = Xsk::open(self.umem, &device, self.features, share)?;
+        // Not the uplink: a device that cannot cut them refuses merged segments.
+        if let Some(sender) = &self.gso
+            && port.kind != PortKind::Uplink
+        {
+            xsk.set_gso(Arc::clone(sender), device.index);
+        }
         let socket = xsk.socket();
         let counters = self.fleet.add(PortSpec {
             id: port.id,

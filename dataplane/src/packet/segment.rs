@@ -104,6 +104,19 @@ impl Segment {
     }
 }
 
+/// How a merged packet is cut into its segments again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// The packet's checksum, which is partial.
+    pub checksum: Partial,
+    /// Bytes of headers before the data, Ethernet's included.
+    pub headers_len: u16,
+    /// Bytes of data in each segment; the last may have fewer.
+    pub data_len: u16,
+    /// IPv4, else IPv6.
+    pub is_ipv4: bool,
+}
+
 /// Segments that become one: the first, and the data of those after it.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
@@ -177,8 +190,8 @@ impl Run {
     }
 
     /// Makes the first segment's headers those of all of them; the checksum is
-    /// partial then.
-    pub fn finish(&self, head: &mut [u8]) -> Partial {
+    /// partial then. Gives how to undo it.
+    pub fn finish(&self, head: &mut [u8]) -> Cut {
         let ip = Ip {
             packet_len: self.packet_len(),
             ..self.first.ip
@@ -200,9 +213,14 @@ impl Run {
             header.offset_flags = (header.offset_flags.get() | PSH).into();
         }
         let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, ip.l4_len());
-        let place = self.first.checksum();
-        offload::store(head, place, sum.fold());
-        place
+        let checksum = self.first.checksum();
+        offload::store(head, checksum, sum.fold());
+        Cut {
+            checksum,
+            headers_len: self.first.data,
+            data_len: len_u16(self.first.data_len),
+            is_ipv4: ip.src.is_ipv4(),
+        }
     }
 
     /// Length of the packet that it becomes.
@@ -305,8 +323,9 @@ mod tests {
             run.join(&next);
             all.extend(&frame[usize::from(next.headers_len())..]);
         }
-        let place = run.finish(&mut all);
-        assert_eq!(offload::partial(&all, &ip(&all)), Some(place));
+        let cut = run.finish(&mut all);
+        assert_eq!(offload::partial(&all, &ip(&all)), Some(cut.checksum));
+        assert_eq!(cut.headers_len, run.first().headers_len());
         Some(all)
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cursor::{Consumer, Layout, Producer, in_memory};
 use super::rings::{RECEIVE_RING, Rings, TRANSMIT_RING};
-use super::socket::{Features, Open, Xsk};
+use super::socket::{Features, InMemory, Shared, Xsk};
 use super::umem::{CHUNK_SIZE, Umem};
 
 /// Where the kernel puts a packet in its chunk (`XDP_PACKET_HEADROOM`).
@@ -22,7 +22,7 @@ pub struct MemoryKernel {
     tx: Consumer<libc::xdp_desc>,
     completion: Producer<u64>,
     /// A closed socket's chunks are not the kernel's any more.
-    open: Open,
+    shared: Shared,
 }
 
 /// A frame that was sent.
@@ -32,6 +32,8 @@ pub struct Sent {
     pub bytes: Vec<u8>,
     /// The checksum request: csum_start and csum_offset, in bytes.
     pub checksum: Option<(u16, u16)>,
+    /// Merged segments have this much data each, the last perhaps less.
+    pub segment: Option<u16>,
 }
 
 /// A socket over an in-memory kernel, and that kernel's side of it.
@@ -40,7 +42,10 @@ pub struct Sent {
 /// If the UMEM has had 2^32 sockets.
 #[must_use]
 pub fn socket(umem: &'static Umem, features: Features) -> (Xsk, MemoryKernel) {
-    let open = Arc::new(Mutex::new(true));
+    let shared = Arc::new(Mutex::new(InMemory {
+        is_open: true,
+        merged: Vec::new(),
+    }));
     let fill: Layout<u64> = in_memory(RECEIVE_RING);
     let rx: Layout<libc::xdp_desc> = in_memory(RECEIVE_RING);
     let tx: Layout<libc::xdp_desc> = in_memory(TRANSMIT_RING);
@@ -57,22 +62,27 @@ pub fn socket(umem: &'static Umem, features: Features) -> (Xsk, MemoryKernel) {
         rx: Producer::new(rx),
         tx: Consumer::new(tx),
         completion: Producer::new(completion),
-        open: Arc::clone(&open),
+        shared: Arc::clone(&shared),
     };
-    match Xsk::in_memory(umem, features, rings, open) {
+    match Xsk::in_memory(umem, features, rings, shared) {
         Ok(xsk) => (xsk, kernel),
         Err(error) => panic!("{error}"),
     }
 }
 
 impl MemoryKernel {
+    /// Has the socket send merged TCP segments as such.
+    pub fn set_gso(&self, xsk: &mut Xsk) {
+        xsk.set_gso_in_memory(Arc::clone(&self.shared));
+    }
+
     /// Receives a frame, in as many chunks as it takes. Returns false, as the
     /// kernel drops it, when the FILL ring has too few chunks, the RX ring too
     /// little room, or the socket is closed.
     pub fn deliver(&mut self, frame: &[u8]) -> bool {
-        let open = Arc::clone(&self.open);
-        let open = open.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*open {
+        let shared = Arc::clone(&self.shared);
+        let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shared.is_open {
             return false;
         }
         let room = CHUNK_SIZE - HEADROOM;
@@ -101,18 +111,23 @@ impl MemoryKernel {
         true
     }
 
-    /// Sends everything in the TX ring and completes it; nothing once the
-    /// socket is closed.
+    /// Sends everything in the TX ring and completes it, and merged segments in
+    /// between; nothing once the socket is closed.
     pub fn transmit(&mut self) -> Vec<Sent> {
-        let open = Arc::clone(&self.open);
-        let open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = Arc::clone(&self.shared);
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut frames = Vec::new();
-        if !*open {
+        if !shared.is_open {
             return frames;
         }
+        let mut merged = shared.merged.drain(..).peekable();
         let mut bytes = Vec::new();
         let mut checksum = None;
-        while let Some(desc) = self.tx.pop() {
+        for taken in 0.. {
+            while let Some((_, sent)) = merged.next_if(|(after, _)| *after == taken) {
+                frames.push(sent);
+            }
+            let Some(desc) = self.tx.pop() else { break };
             if desc.options & libc::XDP_TX_METADATA != 0 {
                 checksum = self.umem.kernel_reads_request(desc.addr);
             }
@@ -122,6 +137,7 @@ impl MemoryKernel {
                 frames.push(Sent {
                     bytes: std::mem::take(&mut bytes),
                     checksum: checksum.take(),
+                    segment: None,
                 });
             }
         }
@@ -141,6 +157,7 @@ mod tests {
         multi_buffer: true,
         tx_metadata: true,
         tx_budget: true,
+        gso: true,
     };
 
     #[test]
@@ -166,7 +183,8 @@ mod tests {
             kernel_b.transmit(),
             vec![Sent {
                 bytes: frame,
-                checksum: Some((34, 16))
+                checksum: Some((34, 16)),
+                segment: None,
             }]
         );
         assert_eq!(pool.free_chunks(), 1024 - 2 * 256);

@@ -1,5 +1,5 @@
-//! AF_XDP sockets: the edge of the kernel, and the only unsafe code of this
-//! crate (kernel: Documentation/networking/af_xdp.rst).
+//! AF_XDP sockets, and a packet socket beside them: the edge of the kernel, and
+//! the only unsafe code of this crate (kernel: Documentation/networking/af_xdp.rst).
 //!
 //! # Why the unsafe code is sound
 //!
@@ -40,6 +40,7 @@ mod depot;
 mod doorbell;
 mod error;
 mod frame;
+mod gso;
 mod handle;
 pub mod memory;
 mod pool;
@@ -53,6 +54,7 @@ pub use depot::Depot;
 pub use doorbell::Doorbell;
 pub use error::XskError;
 pub use frame::{Chunk, Frame, MAX_CHUNKS};
+pub use gso::{GsoError, GsoSender};
 pub use handle::{Socket, Statistics};
 pub use pool::{Closed, FramePool};
 pub use rings::FILL_DEPTH;

@@ -11,12 +11,15 @@ use arrayvec::ArrayVec;
 use super::chain::Chain;
 use super::error::XskError;
 use super::frame::Frame;
+use super::gso::GsoSender;
 use super::handle::Socket;
+use super::memory::Sent;
 use super::pool::{Closed, FramePool};
 use super::rings::{FILL_DEPTH, Rings};
 use super::sys;
 use super::umem::Umem;
 use crate::packet::offload::Partial;
+use crate::packet::segment::Cut;
 
 /// Frames taken from one port in one turn.
 pub const BATCH_SIZE: usize = 64;
@@ -37,7 +40,7 @@ const MAX_WAKEUPS: u32 = 64;
 /// Sent packets are charged to the socket's send buffer until the receiving
 /// stack has taken them; a full TX ring of jumbo frames is 8 MiB and skb
 /// overhead.
-const SEND_BUFFER: libc::c_int = 32 << 20;
+pub(super) const SEND_BUFFER: libc::c_int = 32 << 20;
 
 /// A device stays busy for a while after its last socket was closed: 5 to
 /// 17 ms, and more than 200 with 200 ports (measured).
@@ -52,13 +55,22 @@ pub struct Features {
     pub tx_metadata: bool,
     /// More than 32 descriptors a wakeup (`XDP_MAX_TX_SKB_BUDGET`, 6.17).
     pub tx_budget: bool,
+    /// Merged TCP segments sent as such, beside the rings: [`GsoSender`].
+    pub gso: bool,
 }
 
 impl Features {
-    /// Whether TCP segments can be merged: into several chunks, under a checksum
-    /// that nobody computes.
+    /// Whether TCP segments to pods can be merged: sent as such, or in several
+    /// chunks under a checksum that nobody computes.
     #[must_use]
     pub fn can_merge(self) -> bool {
+        self.gso || self.rings_take_merged()
+    }
+
+    /// Whether merged segments can be sent by [`Xsk::send`]: to a pod that takes
+    /// the frame as it is, for nothing says how to cut it.
+    #[must_use]
+    pub fn rings_take_merged(self) -> bool {
         self.multi_buffer && self.tx_metadata
     }
 }
@@ -79,12 +91,28 @@ pub struct Device<'a> {
 enum Kernel {
     /// The kernel, behind this socket.
     Real(Arc<OwnedFd>),
-    /// The in-memory one, which needs no wakeup; whether it is open.
-    InMemory(Open),
+    /// The in-memory one, which needs no wakeup.
+    InMemory(Shared),
 }
 
-/// Whether a socket is open, as its in-memory kernel sees it.
-pub(super) type Open = Arc<Mutex<bool>>;
+/// What a socket and its in-memory kernel share beside the rings.
+pub(super) type Shared = Arc<Mutex<InMemory>>;
+
+/// A socket as its in-memory kernel sees it.
+#[derive(Debug)]
+pub(super) struct InMemory {
+    pub(super) is_open: bool,
+    /// Merged segments, sent after so many of the TX ring's descriptors.
+    pub(super) merged: Vec<(u32, Sent)>,
+}
+
+/// By what merged segments are sent.
+#[derive(Debug)]
+enum Gso {
+    /// On the device of this index.
+    Real(Arc<GsoSender>, u32),
+    InMemory(Shared),
+}
 
 /// How a flush ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +140,7 @@ pub struct Xsk {
     filled: u32,
     /// Chunks in the TX and COMPLETION rings, and in the kernel between them.
     sent: u32,
+    gso: Option<Gso>,
 }
 
 impl Xsk {
@@ -169,9 +198,56 @@ impl Xsk {
         umem: &'static Umem,
         features: Features,
         rings: Rings,
-        open: Open,
+        shared: Shared,
     ) -> io::Result<Self> {
-        Self::over(umem, features, rings, Kernel::InMemory(open))
+        Self::over(umem, features, rings, Kernel::InMemory(shared))
+    }
+
+    /// Has merged TCP segments sent by `sender`, beside the rings, to the device
+    /// of this index: the one that the socket is bound to.
+    pub fn set_gso(&mut self, sender: Arc<GsoSender>, device: u32) {
+        self.gso = Some(Gso::Real(sender, device));
+    }
+
+    /// The same over the in-memory kernel.
+    pub(super) fn set_gso_in_memory(&mut self, shared: Shared) {
+        self.gso = Some(Gso::InMemory(shared));
+    }
+
+    /// Whether merged segments are sent by [`Xsk::send_merged`].
+    #[inline]
+    #[must_use]
+    pub fn has_gso(&self) -> bool {
+        self.gso.is_some()
+    }
+
+    /// Sends merged segments, beside the rings: flush these before, to keep the
+    /// order. The frame stays the caller's. [`Flush::Pending`] if the kernel did
+    /// not take it.
+    pub fn send_merged(&mut self, frame: &Frame, cut: &Cut) -> Flush {
+        match &self.gso {
+            None => Flush::Pending,
+            Some(Gso::Real(sender, device)) => {
+                let sent = sender.send(*device, self.umem, frame, cut);
+                match sent.map_err(|error| error.raw_os_error()) {
+                    Ok(()) => Flush::Done,
+                    Err(Some(libc::ENETDOWN)) => Flush::Down,
+                    Err(Some(libc::ENXIO | libc::ENODEV)) => Flush::Gone,
+                    Err(_) => Flush::Pending,
+                }
+            }
+            Some(Gso::InMemory(shared)) => {
+                let sent = Sent {
+                    bytes: self.umem.slices(frame).flatten().copied().collect(),
+                    checksum: Some((cut.checksum.start, cut.checksum.offset)),
+                    segment: Some(cut.data_len),
+                };
+                let after = self.rings.tx.outstanding();
+                let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.merged.push((after, sent));
+                Flush::Done
+            }
+        }
     }
 
     fn over(
@@ -189,6 +265,7 @@ impl Xsk {
             features,
             filled: 0,
             sent: 0,
+            gso: None,
         })
     }
 
@@ -371,8 +448,9 @@ impl Xsk {
                 }
                 thread::yield_now();
             },
-            Kernel::InMemory(open) => {
-                *open.lock().unwrap_or_else(PoisonError::into_inner) = false;
+            Kernel::InMemory(shared) => {
+                let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.is_open = false;
             }
         }
         Closed::of(umem, number)

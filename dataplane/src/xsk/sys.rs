@@ -1,7 +1,7 @@
 //! The system calls, one wrapper each, with the arguments in the error.
 
 use std::ffi::c_void;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -25,8 +25,17 @@ unsafe impl SockOpt for libc::xdp_mmap_offsets {}
 unsafe impl SockOpt for libc::xdp_umem_reg {}
 
 pub(super) fn xdp_socket() -> io::Result<OwnedFd> {
+    socket(libc::AF_XDP)
+}
+
+/// A packet socket; of no protocol, it receives nothing.
+pub(super) fn packet_socket() -> io::Result<OwnedFd> {
+    socket(libc::AF_PACKET)
+}
+
+fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: no pointers are passed.
-    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    let fd = unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -101,6 +110,37 @@ pub(super) fn wake_tx(fd: BorrowedFd<'_>) -> io::Result<()> {
             0,
         )
     };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sends a frame, in pieces, by a packet socket on the device of that index. A
+/// packet socket takes all of a frame or nothing.
+pub(super) fn send_to_device(
+    fd: BorrowedFd<'_>,
+    device: u32,
+    pieces: &[IoSlice<'_>],
+) -> io::Result<()> {
+    let mut address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
+        sll_protocol: 0, // As the frame says.
+        sll_ifindex: i32::try_from(device).map_err(io::Error::other)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: zeroes are a message without address, data and control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = (&raw mut address).cast();
+    message.msg_namelen = socklen::<libc::sockaddr_ll>();
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
+    message.msg_iovlen = pieces.len() as _;
+    // SAFETY: address and pieces outlive the call, which only reads them; an
+    // IoSlice is laid out as an iovec (std::io::IoSlice).
+    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
     if sent < 0 {
         return Err(io::Error::last_os_error());
     }

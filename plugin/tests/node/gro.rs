@@ -1,4 +1,5 @@
-//! TCP segments of 1500 bytes on their way to a pod that takes 65,000.
+//! TCP segments of 1500 bytes that are merged on their way: to a pod, and to the
+//! host.
 
 use std::net::IpAddr;
 
@@ -6,12 +7,12 @@ use serde_json::Value;
 
 use crate::harness::bad_wire::BadWire;
 use crate::harness::flows::{Echo, connect, exchange};
-use crate::harness::{Node, Options, Pod, Space};
+use crate::harness::{BEYOND4, BEYOND6, Node, Options, Pod, Space};
 
 const BYTES: usize = 20_000_000;
 
 fn can_merge(node: &Node) -> bool {
-    node.has_multi_buffer() && node.has_tx_metadata()
+    node.has_gso() || node.has_multi_buffer() && node.has_tx_metadata()
 }
 
 /// How many segments to the pod became the end of another.
@@ -43,8 +44,8 @@ fn a_pod_gets_merged_what_others_send_in_small_segments() {
             assert_eq!(merged(&node, pod) > before, expected, "{address}");
         }
     }
-    // It cannot take more than it sends.
-    assert_eq!(merged(&node, &small), 0);
+    // Its MTU does not matter where the kernel is told how to cut them.
+    assert_eq!(merged(&node, &small) > 0, node.has_gso());
     assert_eq!(
         count(&jumbo, "TcpInErrs") + count(&jumbo, "TcpInCsumErrors"),
         0
@@ -54,7 +55,53 @@ fn a_pod_gets_merged_what_others_send_in_small_segments() {
         node.run_dir().display()
     ));
     let shown = String::from_utf8(shown.stdout).unwrap();
-    assert_eq!(shown.contains("pods: merged"), can_merge(&node), "{shown}");
+    assert_eq!(
+        shown.contains("segments: merged"),
+        can_merge(&node),
+        "{shown}"
+    );
+    node.finish();
+}
+
+#[test]
+fn what_goes_to_the_host_is_merged_and_leaves_as_it_was_sent() {
+    let node = Node::start(&Options::default());
+    let pod = node.add("pod");
+    let merged = || {
+        let mut rows = node.rows().into_iter();
+        let host = rows.find(|row| row.interface == "sluice-dp").unwrap();
+        host.counters.merged_frames
+    };
+    for beyond in [BEYOND4, BEYOND6] {
+        let before = merged();
+        let echo = Echo::tcp(node.outside(), beyond);
+        exchange(&connect(&pod, echo.address), BYTES, 1);
+        assert_eq!(merged() > before, node.has_gso(), "{beyond}");
+    }
+    let outside = node.outside();
+    assert_eq!(
+        count(outside, "TcpInErrs") + count(outside, "TcpInCsumErrors"),
+        0
+    );
+    node.finish();
+}
+
+/// As with an XDP program of the pod's own on its `eth0`.
+#[test]
+fn who_takes_no_merged_segments_gets_them_one_by_one() {
+    let node = Node::start(&Options::default());
+    let small = node.add_to(&node.pods().with("localMtu", 1500), "small");
+    let pod = node.add("pod");
+    let interface = pod.host_ifname();
+    node.space()
+        .exec(&format!("ethtool -K {interface} tso off"));
+    for address in pod.addresses() {
+        let echo = Echo::tcp(&pod, address);
+        exchange(&connect(&small, echo.address), BYTES, 3);
+    }
+    let row = node.row(&pod);
+    let refused = row.counters.dropped("tx-ring-full");
+    assert_eq!(refused > 0, node.has_gso(), "{row:?}");
     node.finish();
 }
 

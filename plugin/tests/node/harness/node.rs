@@ -139,6 +139,11 @@ impl Node {
         self.facts.max_mtu > MAX_MTU_SINGLE
     }
 
+    /// Whether merged TCP segments are sent as such.
+    pub(crate) fn has_gso(&self) -> bool {
+        !std::env::var("SLUICE_TEST_WITHOUT").is_ok_and(|without| without.contains("gso"))
+    }
+
     /// Whether pods leave checksums to be completed.
     pub(crate) fn has_tx_metadata(&self) -> bool {
         self.facts.checksum_offload
