@@ -159,6 +159,19 @@ impl Case {
         self
     }
 
+    /// The last arm so far beside another design, in both placements.
+    pub(super) fn last_beside(mut self, design: Design) -> Self {
+        let other = self.arms.len();
+        self.comparisons
+            .extend(other.checked_sub(1).map(|last| [last, other]));
+        self.arms.push(Arm::new(design, Feature::Plain));
+        self.arms.push(Arm {
+            placement: Placement::Together,
+            ..Arm::new(design, Feature::Plain)
+        });
+        self
+    }
+
     pub(super) fn quick(mut self) -> Self {
         self.is_quick = true;
         self

@@ -163,7 +163,8 @@ pub(crate) fn all() -> Vec<Case> {
             "UDP request and response, pod to pod, by several workers",
             Work::UdpEcho(PodToPod),
         )
-        .scaling(Sluice, &[Workers(1), Workers(2)]),
+        .scaling(Sluice, &[Workers(1), Workers(2)])
+        .last_beside(Bridge),
         Case::new(
             "first-packet",
             "first packet of a connection, outside to a hostPort",
