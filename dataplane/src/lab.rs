@@ -311,6 +311,13 @@ impl Lab {
         port.kernel.deliver(frame)
     }
 
+    /// Has the far end of `slot` refuse merged TCP segments, or take them again.
+    pub fn refuse_merged(&mut self, slot: u16, refuses: bool) {
+        if let Some(port) = &mut self.ports[usize::from(slot)] {
+            port.kernel.refuse_merged(refuses);
+        }
+    }
+
     /// Turns the loops until nothing moves, and gives what arrived at each
     /// port's far end.
     pub fn run(&mut self) -> Vec<(u16, Sent)> {

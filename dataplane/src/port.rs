@@ -11,7 +11,7 @@ use crate::shaper::Shapers;
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::watch::Watch;
-use crate::xsk::{Flush, Frame, FramePool, Xsk};
+use crate::xsk::{Flush, Frame, FramePool, Unsent, Xsk};
 
 /// How long a port whose device is down gets nothing, before it is tried
 /// again: chunks that wait for it are lost to others.
@@ -255,17 +255,19 @@ impl Port {
         if self.dirty {
             self.flush(pool, now);
         }
-        match self.xsk.send_merged(frame, cut) {
-            Flush::Done => Ok(()),
-            Flush::Pending => {
-                self.merges = Some(now + REFUSED_PAUSE);
-                Err(DropReason::TxRingFull)
-            }
-            Flush::Down | Flush::Gone => {
-                self.down_until = Some(now + DOWN_PAUSE);
-                Err(DropReason::PortDown)
-            }
-        }
+        self.xsk
+            .send_merged(frame, cut)
+            .map_err(|unsent| match unsent {
+                Unsent::Full => DropReason::TxRingFull,
+                Unsent::Refused => {
+                    self.merges = Some(now + REFUSED_PAUSE);
+                    DropReason::MergedRefused
+                }
+                Unsent::Down => {
+                    self.down_until = Some(now + DOWN_PAUSE);
+                    DropReason::PortDown
+                }
+            })
     }
 
     /// The longest packet that segments may become on their way to it, bytes. With

@@ -60,9 +60,11 @@ pub enum DropReason {
     QueueMemory,
     /// The worker that has the destination takes less than is handed to it.
     HandoffFull,
+    /// The destination's device takes no merged TCP segments.
+    MergedRefused,
 }
 
-const OTHERS: [DropReason; 26] = [
+const OTHERS: [DropReason; 27] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -89,6 +91,7 @@ const OTHERS: [DropReason; 26] = [
     DropReason::QueueDelay,
     DropReason::QueueMemory,
     DropReason::HandoffFull,
+    DropReason::MergedRefused,
 ];
 
 impl DropReason {
@@ -141,6 +144,7 @@ impl DropReason {
             Self::QueueDelay => 23,
             Self::QueueMemory => 24,
             Self::HandoffFull => 25,
+            Self::MergedRefused => 26,
         };
         Malformed::ALL.len() + other
     }
@@ -176,6 +180,7 @@ impl DropReason {
             Self::QueueDelay => "queue-delay",
             Self::QueueMemory => "queue-memory",
             Self::HandoffFull => "handoff-full",
+            Self::MergedRefused => "merged-refused",
         }
     }
 
@@ -210,6 +215,9 @@ impl DropReason {
             Self::QueueDelay => "waited too long for the pod's limit",
             Self::QueueMemory => "no memory for what the pod's limit lets wait",
             Self::HandoffFull => "the destination's worker takes less than others hand to it",
+            Self::MergedRefused => {
+                "the destination's interface takes no merged TCP segments (tso off?): tried anew after 10 s"
+            }
         }
     }
 }

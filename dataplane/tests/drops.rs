@@ -199,6 +199,7 @@ fn every_reason_to_drop_is_provoked_and_counted_once() {
     // These need a destination that does not take what it is given.
     provoked.push(overflow_a_tx_ring());
     provoked.push(overflow_another_worker());
+    provoked.push(refuse_merged_segments());
     provoked.push(take_the_host_port_away());
     provoked.extend(fill_the_session_table());
     provoked.push(answer_in_fragments_of_sctp());
@@ -344,6 +345,21 @@ fn overflow_another_worker() -> DropReason {
     assert_eq!(lab.run().len(), sent - 1, "what was handed over arrives");
     lab.assert_no_chunk_lost();
     DropReason::HandoffFull
+}
+
+fn refuse_merged_segments() -> DropReason {
+    let mut lab = Lab::new(LabOptions::default());
+    lab.refuse_merged(2, true);
+    for n in 0..2 {
+        let segment = build::tcp((v4(1), 1), (v4(2), 2)).dont_fragment();
+        let frame = segment.sequence(n * 100).payload([0; 100]).frame(link(1));
+        assert!(lab.inject(1, &frame), "no room to receive");
+    }
+    assert_eq!(lab.run(), []);
+    assert_eq!(drops_at(&lab, 2), 1, "both, as one");
+    lab.assert_no_chunk_lost();
+    lab.assert_conserved();
+    DropReason::MergedRefused
 }
 
 fn overflow_a_tx_ring() -> DropReason {

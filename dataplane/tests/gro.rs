@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, link, mac, v4, v6};
 use sluice_dataplane::packet::build::{self, Datagram};
 use sluice_dataplane::packet::{Ethernet, Packet, parse};
+use sluice_dataplane::time::Nanos;
+use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::xsk::memory::Sent;
 use sluice_dataplane::xsk::{Features, MAX_CHUNKS};
 
@@ -183,6 +185,27 @@ fn merged_segments_keep_their_place_in_the_flow() {
     assert_eq!(seen, expected);
     assert_eq!(lab.counters(HOST).merged_frames.get(), 2);
     assert_eq!(lab.counters(HOST).tx_frames.get(), 5);
+}
+
+#[test]
+fn who_refuses_merged_segments_gets_them_one_by_one_for_a_while() {
+    let mut lab = lab();
+    let mut next = 0..;
+    let mut three = |lab: &mut Lab| {
+        let all = next.by_ref().take(3).map(segment);
+        lens(&in_one_turn(lab, SENDER, &frames(all)))
+    };
+    lab.refuse_merged(POD, true);
+    assert!(three(&mut lab).is_empty());
+    let drops = &lab.counters(POD).drops;
+    assert_eq!(drops.get(DropReason::MergedRefused), 1);
+    lab.refuse_merged(POD, false);
+    assert_eq!(three(&mut lab), [MSS; 3]);
+    lab.wait(Nanos::from_millis(9_999));
+    assert_eq!(three(&mut lab), [MSS; 3]);
+    lab.wait(Nanos::from_millis(1));
+    assert_eq!(three(&mut lab), [3 * MSS]);
+    assert_eq!(lab.counters(POD).merged_frames.get(), 2 + 2);
 }
 
 #[test]

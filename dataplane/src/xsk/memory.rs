@@ -45,6 +45,7 @@ pub fn socket(umem: &'static Umem, features: Features) -> (Xsk, MemoryKernel) {
     let shared = Arc::new(Mutex::new(InMemory {
         is_open: true,
         merged: Vec::new(),
+        refuses_merged: false,
     }));
     let fill: Layout<u64> = in_memory(RECEIVE_RING);
     let rx: Layout<libc::xdp_desc> = in_memory(RECEIVE_RING);
@@ -74,6 +75,12 @@ impl MemoryKernel {
     /// Has the socket send merged TCP segments as such.
     pub fn set_gso(&self, xsk: &mut Xsk) {
         xsk.set_gso_in_memory(Arc::clone(&self.shared));
+    }
+
+    /// Refuses merged segments, or takes them again.
+    pub fn refuse_merged(&mut self, refuses: bool) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.refuses_merged = refuses;
     }
 
     /// Receives a frame, in as many chunks as it takes. Returns false, as the

@@ -58,5 +58,5 @@ pub use gso::{GsoError, GsoSender};
 pub use handle::{Socket, Statistics};
 pub use pool::{Closed, FramePool};
 pub use rings::FILL_DEPTH;
-pub use socket::{BATCH_SIZE, Batch, Device, Features, Flush, Xsk};
+pub use socket::{BATCH_SIZE, Batch, Device, Features, Flush, Unsent, Xsk};
 pub use umem::{CHUNK_SIZE, Umem};

@@ -104,6 +104,7 @@ pub(super) struct InMemory {
     pub(super) is_open: bool,
     /// Merged segments, sent after so many of the TX ring's descriptors.
     pub(super) merged: Vec<(u32, Sent)>,
+    pub(super) refuses_merged: bool,
 }
 
 /// By what merged segments are sent.
@@ -125,6 +126,17 @@ pub enum Flush {
     Down,
     /// The device is gone.
     Gone,
+}
+
+/// Why merged segments were not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsent {
+    /// The send buffer is full.
+    Full,
+    /// The device does not take them.
+    Refused,
+    /// The device is down, or gone.
+    Down,
 }
 
 /// A bound socket: takes frames to send, gives frames received.
@@ -222,19 +234,20 @@ impl Xsk {
     }
 
     /// Sends merged segments, beside the rings: flush these before, to keep the
-    /// order. The frame stays the caller's. [`Flush::Pending`] if the kernel did
-    /// not take it.
-    pub fn send_merged(&mut self, frame: &Frame, cut: &Cut) -> Flush {
+    /// order. The frame stays the caller's.
+    ///
+    /// # Errors
+    /// Why the kernel did not take it.
+    pub fn send_merged(&mut self, frame: &Frame, cut: &Cut) -> Result<(), Unsent> {
         match &self.gso {
-            None => Flush::Pending,
+            None => Err(Unsent::Refused),
             Some(Gso::Real(sender, device)) => {
                 let sent = sender.send(*device, self.umem, frame, cut);
-                match sent.map_err(|error| error.raw_os_error()) {
-                    Ok(()) => Flush::Done,
-                    Err(Some(libc::ENETDOWN)) => Flush::Down,
-                    Err(Some(libc::ENXIO | libc::ENODEV)) => Flush::Gone,
-                    Err(_) => Flush::Pending,
-                }
+                sent.map_err(|error| match error.raw_os_error() {
+                    Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Unsent::Down,
+                    Some(libc::EAGAIN) => Unsent::Full,
+                    _ => Unsent::Refused,
+                })
             }
             Some(Gso::InMemory(shared)) => {
                 let sent = Sent {
@@ -244,8 +257,11 @@ impl Xsk {
                 };
                 let after = self.rings.tx.outstanding();
                 let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                if shared.refuses_merged {
+                    return Err(Unsent::Refused);
+                }
                 shared.merged.push((after, sent));
-                Flush::Done
+                Ok(())
             }
         }
     }

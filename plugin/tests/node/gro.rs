@@ -100,7 +100,7 @@ fn who_takes_no_merged_segments_gets_them_one_by_one() {
         exchange(&connect(&small, echo.address), BYTES, 3);
     }
     let row = node.row(&pod);
-    let refused = row.counters.dropped("tx-ring-full");
+    let refused = row.counters.dropped("merged-refused");
     assert_eq!(refused > 0, node.has_gso(), "{row:?}");
     node.finish();
 }
