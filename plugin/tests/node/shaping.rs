@@ -110,7 +110,10 @@ impl<'a> Way<'a> {
     /// Sockets that are connected to each other.
     #[track_caller]
     fn udp(&self) -> [UdpSocket; 2] {
-        let server = self.server.in_netns(|| UdpSocket::bind(self.bind)).unwrap();
+        // A process that another test starts holds the socket before until its exec.
+        let server = wait_until("the address is free", || {
+            self.server.in_netns(|| UdpSocket::bind(self.bind)).ok()
+        });
         let any: IpAddr = match self.target {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
