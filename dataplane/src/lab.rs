@@ -210,7 +210,7 @@ impl Lab {
                 vec![IpAddr::V4(v4(slot)), IpAddr::V6(v6(slot))],
             ),
         };
-        if self.features.gso && kind != PortKind::Uplink {
+        if self.features.gso {
             kernel.set_gso(&mut xsk);
         }
         let spec = PortSpec {
@@ -222,7 +222,7 @@ impl Lab {
             addresses,
             gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
             shapers: Shapers::default(),
-            gro: self.gro,
+            gro: self.gro && kind != PortKind::Uplink,
         };
         let addresses = spec.addresses.clone();
         let owner = self.owner(id);

@@ -466,6 +466,7 @@ impl Wiring {
                 addresses: Vec::new(),
                 gateways: Vec::new(),
                 shapers: Shapers::default(),
+                // A device that cannot cut them refuses merged segments.
                 gro: false,
             })?;
             let socket = wired.socket.clone();
@@ -488,10 +489,7 @@ impl Wiring {
         };
         let share = self.host.as_ref().map(|host| &host.socket);
         let mut xsk = Xsk::open(self.umem, &device, self.features, share)?;
-        // Not the uplink: a device that cannot cut them refuses merged segments.
-        if let Some(sender) = &self.gso
-            && port.kind != PortKind::Uplink
-        {
+        if let Some(sender) = &self.gso {
             xsk.set_gso(Arc::clone(sender), device.index);
         }
         let socket = xsk.socket();
