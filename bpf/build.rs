@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
-const OBJECTS: [&str; 4] = ["port", "connect", "uplink", "sink"];
+const OBJECTS: [&str; 5] = ["port", "merged", "connect", "uplink", "sink"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");

@@ -2,9 +2,10 @@
 //! them: each exists once, here and in the C source.
 //!
 //! The XDP program of the ports is in this module; the daemon sets the sizes of
-//! [`PORTS`], [`SOCKETS`] and [`DOORBELL`] when it loads the object. The uplink's
-//! is in [`uplink`], what sees the sockets of the host's processes in [`connect`],
-//! what the bench counts by in [`sink`].
+//! [`PORTS`], [`SOCKETS`] and [`DOORBELL`] when it loads the object. What says how
+//! merged segments are cut is in [`merged`], the uplink's program in [`uplink`], what
+//! sees the sockets of the host's processes in [`connect`], what the bench counts by
+//! in [`sink`].
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,20 @@ pub const NO_SOCKET_ACTION: &str = "no_socket_action";
 #[must_use]
 pub const fn doorbell_words(slots: u16) -> u32 {
     (slots as u32).div_ceil(64)
+}
+
+/// How merged TCP segments are cut: `merged.bpf.c`.
+pub mod merged {
+    /// The object, aligned as the ELF parser wants it.
+    pub static OBJECT: &[u8] =
+        aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/merged.bpf.o"));
+
+    /// For what an interface sends (tcx egress, Linux 6.6).
+    pub const PROGRAM: &str = "mark_merged";
+
+    /// How the source MAC address of merged segments begins. The two bytes after it
+    /// say how many bytes of data each has, the last perhaps fewer (`gso_size`).
+    pub const MARK: [u8; 4] = *b"\x02SLG";
 }
 
 /// hostPorts for processes of the host: `connect.bpf.c`.
@@ -74,6 +89,9 @@ pub mod uplink {
 
     /// XSKMAP: RX queue to AF_XDP socket.
     pub const QUEUES: &str = "queues";
+    /// Constant u32: the longest frame that the link carries, bytes. Longer ones are
+    /// merged segments, and left to the kernel if they are not TCP's.
+    pub const LONGEST_FRAME: &str = "longest_frame";
 }
 
 /// The end of a measurement: `sink.bpf.c`, for `sluice-bench`.

@@ -20,6 +20,11 @@ struct {
 	__uint(max_entries, 1);
 } queues SEC(".maps");
 
+// Written when the daemon loads this object: the longest frame that the link carries.
+// A longer one is merged segments, as a stack leaves them for a device to cut. How
+// datagrams are cut nobody beyond the kernel knows; TCP's may be of any length.
+const volatile __u32 longest_frame = 0;
+
 #define IPPROTO_ICMP6 58
 #define IP_FRAGMENT 0x3fff // more fragments, or an offset
 #define ICMP_HEADER_LEN 8
@@ -133,7 +138,7 @@ static __always_inline bool is_error(void *end, const struct headers *packet)
 	return *type < 128; // RFC 4443 section 2.1
 }
 
-static __always_inline int filter(struct xdp_md *ctx)
+static __always_inline int filter(struct xdp_md *ctx, __u64 frame_len)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *ethernet = data;
@@ -159,6 +164,7 @@ static __always_inline int filter(struct xdp_md *ctx)
 			return XDP_PASS;
 	} else if (!parse_ports(end, &packet) ||
 		   !find_backend(&packet.destination, packet.protocol) ||
+		   (packet.protocol != IPPROTO_TCP && frame_len > longest_frame) ||
 		   is_hosts(ctx, &packet)) {
 		return XDP_PASS;
 	}
@@ -169,13 +175,13 @@ static __always_inline int filter(struct xdp_md *ctx)
 SEC("xdp.frags")
 int uplink_frags(struct xdp_md *ctx)
 {
-	return filter(ctx);
+	return filter(ctx, bpf_xdp_get_buff_len(ctx));
 }
 
 SEC("xdp")
 int uplink_single(struct xdp_md *ctx)
 {
-	return filter(ctx);
+	return filter(ctx, ctx->data_end - ctx->data);
 }
 
 char _license[] SEC("license") = "Apache-2.0";

@@ -69,11 +69,11 @@ impl Drops {
 /// What a port counts. Bytes are Ethernet bytes without the frame check
 /// sequence, as in the pod's interface statistics.
 ///
-/// Over all ports, always: `rx_frames` + `icmp_errors` = `tx_frames` +
+/// Over all ports, always: `rx_frames` + `cut_frames` + `icmp_errors` = `tx_frames` +
 /// `merged_frames` + drops, those included that a worker counts for itself, and
-/// what waits in shapers. Every frame received, and every ICMP error made of one
-/// that was dropped, is queued to a port, becomes the end of one that is, or is
-/// dropped. What a port's kernel then does with a queued
+/// what waits in shapers. Every frame received or cut off one, and every ICMP error
+/// made of one that was dropped, is queued to a port, becomes the end of one that is,
+/// or is dropped. What a port's kernel then does with a queued
 /// frame is not in here: an interface that is down on the pod's side takes and
 /// loses it.
 #[derive(Debug, Default)]
@@ -89,6 +89,9 @@ pub struct PortCounters {
     /// Frames to the port that became the end of another, and are no frame any
     /// more.
     pub merged_frames: Counter,
+    /// TCP segments that their sender's stack had merged and this port's worker cut,
+    /// beyond the first of each frame.
+    pub cut_frames: Counter,
     /// Frames from the port that were questions and became answers.
     pub answered: Counter,
     /// Frames dropped: on departure from this port, or on arrival at it.
@@ -120,6 +123,8 @@ pub struct PortSnapshot {
     pub tx_bytes: u64,
     /// Frames to the port that became the end of another.
     pub merged_frames: u64,
+    /// Segments cut off frames for the port's sake.
+    pub cut_frames: u64,
     /// Frames from the port that became answers.
     pub answered: u64,
     /// Frames dropped, by reason.
@@ -148,6 +153,7 @@ impl PortCounters {
             tx_frames: self.tx_frames.get(),
             tx_bytes: self.tx_bytes.get(),
             merged_frames: self.merged_frames.get(),
+            cut_frames: self.cut_frames.get(),
             answered: self.answered.get(),
             drops: self.drops.snapshot(),
             icmp_errors: self.icmp_errors.get(),

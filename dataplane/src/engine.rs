@@ -2,6 +2,7 @@
 //! its loop. No thread, no sleep, no clock: those are the worker's.
 
 mod crossing;
+mod cutting;
 mod shaping;
 mod watching;
 
@@ -444,6 +445,9 @@ impl Engine {
         if !self.pipeline.ownership.has(to) {
             return self.hand_over(to, Crossing::Frame(to, handoff));
         }
+        if handoff.meta.is_merged() && !self.takes_merged(to, now) {
+            return self.cut(to, handoff, |engine, piece| engine.deliver(to, piece, now));
+        }
         let is_shaped = find(&mut self.ports, to)
             .is_some_and(|port| port.shapers.get(Direction::Ingress).is_some());
         if !is_shaped {
@@ -468,6 +472,7 @@ impl Engine {
                 let arrival = Arrival {
                     to,
                     most: target.longest_packet(),
+                    cut: handoff.meta.cut(self.pool.umem().head(&handoff.frame)),
                     frame: handoff.frame,
                     ip: handoff.meta.ip,
                     partial,

@@ -309,6 +309,7 @@ mod tests {
         tx_metadata: true,
         tx_budget: true,
         gso: true,
+        tso: true,
     };
 
     #[test]

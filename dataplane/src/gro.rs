@@ -32,6 +32,8 @@ pub(crate) struct Arrival {
     pub(crate) ip: Ip,
     /// Its checksum, if it is partial.
     pub(crate) partial: Option<Partial>,
+    /// How to cut it, if it is segments that were merged before.
+    pub(crate) cut: Option<Cut>,
 }
 
 /// A frame to be queued.
@@ -45,7 +47,7 @@ pub(crate) struct Departure {
     pub(crate) partial: Option<Partial>,
     /// How many frames have become this one, itself included.
     pub(crate) segments: u16,
-    /// How to cut it into them again, if there are several.
+    /// How to cut it into segments again, if it is several.
     pub(crate) cut: Option<Cut>,
 }
 
@@ -131,7 +133,7 @@ impl Arrival {
     /// The segment that it is, if there may be room for another beside it.
     fn segment(&self, umem: &Umem) -> Option<Segment> {
         let has_room = self.frame.chunks() < MAX_CHUNKS && self.ip.packet_len < self.most;
-        has_room
+        (has_room && self.cut.is_none())
             .then(|| Segment::of(umem.head(&self.frame), self.frame.len(), &self.ip))
             .flatten()
     }
@@ -142,7 +144,7 @@ impl Arrival {
             frame: self.frame,
             partial: self.partial,
             segments: 1,
-            cut: None,
+            cut: self.cut,
         }
     }
 }

@@ -160,6 +160,7 @@ impl Peers {
     /// # Errors
     /// Itself: that worker has as much as it may, or the port is one's own.
     #[inline]
+    #[allow(clippy::result_large_err, reason = "the packet path allocates nothing")]
     pub(crate) fn push(
         &mut self,
         port: PortId,
@@ -244,6 +245,7 @@ struct Outbox {
 
 impl Outbox {
     #[inline]
+    #[allow(clippy::result_large_err, reason = "the packet path allocates nothing")]
     fn push(&mut self, crossing: Crossing, pool: &FramePool) -> Result<(), Crossing> {
         let chunks = crossing.chunks();
         if !self.has_share(chunks, pool) {

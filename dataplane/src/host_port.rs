@@ -12,8 +12,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
 use ipnet::IpNet;
-use sluice_control::PodAddress;
-use sluice_link::{AddressOptions, Link, LinkError, Netlink, Route, VethPair, VethPeer, sysctl};
+use sluice_control::{LONGEST_MERGED, PodAddress};
+use sluice_link::features::{self, Feature};
+use sluice_link::{
+    AddressOptions, Link, LinkError, Netlink, Route, VethPair, VethPeer, XdpMode, sysctl,
+};
 
 use crate::forwarding::has_ipv6;
 
@@ -84,19 +87,29 @@ pub struct HostPort {
     gateways: HashMap<IpAddr, usize>,
     /// Whether the pair outlives this.
     is_kept: bool,
+    /// Where the program on [`DATAPLANE_INTERFACE`] runs.
+    mode: XdpMode,
 }
 
 impl HostPort {
     /// Takes the pair that an earlier daemon left, with its routes, addresses
     /// and neighbours, or makes it, both ends down and silent: the program must
-    /// be on [`DATAPLANE_INTERFACE`] before [`HostPort::bring_up`].
+    /// be on [`DATAPLANE_INTERFACE`] before [`HostPort::bring_up`]. In
+    /// [`XdpMode::Stack`] merged TCP segments come by it.
     ///
     /// # Errors
     /// A foreign interface has one of the names, or the kernel refuses.
-    pub fn take_or_make(netlink: Rc<Netlink>, mtu: u32) -> Result<Self, HostPortError> {
+    pub fn take_or_make(
+        netlink: Rc<Netlink>,
+        mtu: u32,
+        mode: XdpMode,
+    ) -> Result<Self, HostPortError> {
         let found = Self::find(&netlink)?;
-        // Another MTU comes with another kernel, or other `--without`.
-        let fits = |(host, dataplane): &(Link, Link)| host.mtu == mtu && dataplane.mtu == mtu;
+        // Others come with another kernel, or other `--without`.
+        let fits = |(host, dataplane): &(Link, Link)| {
+            let is_in_mode = dataplane.xdp_mode.is_none_or(|old| old == mode);
+            host.mtu == mtu && dataplane.mtu == mtu && is_in_mode
+        };
         let (ends, is_kept) = match found {
             Some(ends) if fits(&ends) => (ends, true),
             _ => (Self::make(&netlink, mtu)?, false),
@@ -106,6 +119,7 @@ impl HostPort {
             dataplane: ends.1,
             gateways: HashMap::new(),
             is_kept,
+            mode,
             netlink,
         };
         port.configure()?;
@@ -163,6 +177,12 @@ impl HostPort {
     #[must_use]
     pub fn dataplane_end(&self) -> &Link {
         &self.dataplane
+    }
+
+    /// Where the program on the dataplane's end runs.
+    #[must_use]
+    pub fn mode(&self) -> XdpMode {
+        self.mode
     }
 
     /// The host's end.
@@ -312,6 +332,11 @@ impl HostPort {
             &format!("net/ipv4/conf/{DATAPLANE_INTERFACE}/accept_local"),
             "1",
         )?;
+        if self.mode == XdpMode::Stack {
+            features::disable(HOST_INTERFACE, Feature::SegmentationButTcp)?;
+            self.netlink
+                .set_longest_merged(self.host.index, LONGEST_MERGED)?;
+        }
         if has_ipv6() {
             // The node may have IPv6 off for new interfaces; IPv6 pods need it here.
             sysctl::write(&format!("net/ipv6/conf/{HOST_INTERFACE}/disable_ipv6"), "0")?;

@@ -82,6 +82,7 @@ impl Default for LabOptions {
                 tx_metadata: true,
                 tx_budget: true,
                 gso: true,
+                tso: true,
             },
             gro: true,
         }
@@ -457,7 +458,8 @@ impl Lab {
         let (mut came, mut went) = (0, 0);
         for LabPort { counters, .. } in self.ports.iter().flatten() {
             let dropped: u64 = counters.drops.snapshot().values().sum();
-            came += counters.rx_frames.get() + counters.icmp_errors.get();
+            came += counters.rx_frames.get() + counters.cut_frames.get();
+            came += counters.icmp_errors.get();
             went += counters.tx_frames.get() + counters.merged_frames.get() + dropped;
         }
         went += self.node_drops();

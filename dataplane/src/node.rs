@@ -7,6 +7,7 @@ mod book;
 mod cut_off;
 mod host_processes;
 mod mapped;
+mod merged;
 mod restore;
 mod routing;
 mod rows;
@@ -16,6 +17,7 @@ mod wiring;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -205,7 +207,9 @@ impl Node {
     pub fn handle(&mut self, request: Request) -> Response {
         let result = match request {
             Request::Describe => self.describe().and_then(|facts| value(&facts)),
-            Request::Attach { attachment } => self.attach(attachment).map(|()| Value::Null),
+            Request::Attach { attachment, netns } => self
+                .attach(attachment, netns.as_deref())
+                .map(|()| Value::Null),
             Request::Detach { id } => self.detach(&id).map(|()| Value::Null),
             Request::Check { id } => self.check_rules(&id).map(|()| Value::Null),
             Request::Status => self.status().and_then(|status| value(&status)),
@@ -251,6 +255,7 @@ impl Node {
             max_mtu: probe::max_mtu(features),
             uplink_mtu: uplink::mtu(&routes, &links),
             checksum_offload: features.tx_metadata,
+            tcp_segmentation_offload: features.takes_merged(),
             settings: self.settings.clone(),
             bandwidth: self.bandwidth.clone(),
         })
@@ -284,7 +289,7 @@ impl Node {
             .collect()
     }
 
-    fn attach(&mut self, attachment: Attachment) -> Result<(), Refusal> {
+    fn attach(&mut self, attachment: Attachment, netns: Option<&Path>) -> Result<(), Refusal> {
         let id = attachment.id.clone();
         // First: from here on messages repeat names as they are.
         attachment.validate().map_err(|error| {
@@ -340,7 +345,8 @@ impl Node {
         // First the journal: a daemon that dies from here on is followed by one
         // that finds the pod, or its interface gone again.
         let journalled = self.journal.write(&attachment).map_err(NodeError::from);
-        match journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port)) {
+        let wired = journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port, netns));
+        match wired {
             Ok(wired) => {
                 let shaping = &attachment.shaping;
                 tracing::info!(

@@ -4,6 +4,7 @@
 //! Both only decide and rewrite. Rings, counters and answers are the engine's.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::mappings::Mappings;
@@ -11,6 +12,7 @@ use crate::next_hops::NextHops;
 use crate::ownership::Ownership;
 use crate::packet::ndisc::Ndisc;
 use crate::packet::offload::{self, Partial};
+use crate::packet::segment::{self, Cut};
 use crate::packet::translate::Translation;
 use crate::packet::{self, Arp, Ip, Malformed, Packet, Parsed, arp, icmp, ndisc, rewrite};
 use crate::pods::PodTable;
@@ -47,7 +49,35 @@ pub struct Meta {
     /// To which MAC address it goes, if there may be several behind the port; of
     /// what asks, from which it came.
     next_hop: Option<[u8; 6]>,
+    /// The frame is TCP segments that its sender's stack left merged, and each a
+    /// packet of so many bytes, the last perhaps fewer.
+    segment_len: Option<NonZeroU16>,
     asks: bool,
+}
+
+impl Meta {
+    /// How the frame is cut into the segments that its sender's stack left merged.
+    #[must_use]
+    pub fn cut(&self, head: &[u8]) -> Option<Cut> {
+        Cut::into_packets(head, &self.ip, self.segment_len?)
+    }
+
+    /// Whether the frame is such segments.
+    #[inline]
+    #[must_use]
+    pub fn is_merged(&self) -> bool {
+        self.segment_len.is_some()
+    }
+
+    /// The same of one of them, whose headers these are.
+    #[must_use]
+    pub fn piece(self, ip: Ip) -> Self {
+        Self {
+            ip,
+            segment_len: None,
+            ..self
+        }
+    }
 }
 
 impl Handoff {
@@ -69,6 +99,7 @@ impl Handoff {
             ip,
             translation: None,
             next_hop: None,
+            segment_len: None,
             asks: false,
         };
         Self { frame, meta }
@@ -206,9 +237,14 @@ impl Pipeline {
             Ok(parsed) => parsed,
             Err(rule) => return Destination::Dropped(frame, (*rule).into()),
         };
+        let segment_len = match self.check_link(&frame, source, parsed) {
+            Ok(segment_len) => segment_len,
+            Err(reason) => return Destination::Dropped(frame, reason.into()),
+        };
         match self.step(&mut frame, source, parsed, now) {
             Ok(Step::Forward(way, ip)) => {
-                Destination::Port(way.port, handoff_by(way, frame, source.id, *ip))
+                let handoff = handoff_by(way, frame, source.id, *ip, segment_len);
+                Destination::Port(way.port, handoff)
             }
             Ok(Step::Ask(asked, next_hop, ip)) => {
                 let meta = Meta {
@@ -216,6 +252,7 @@ impl Pipeline {
                     ip: *ip,
                     translation: None,
                     next_hop,
+                    segment_len,
                     asks: true,
                 };
                 Destination::Port(asked.pod, Handoff { frame, meta })
@@ -236,7 +273,11 @@ impl Pipeline {
     ) -> Result<(PortId, Handoff), (Frame, Rejection)> {
         let Handoff { mut frame, meta } = handoff;
         let Meta {
-            from, ip, next_hop, ..
+            from,
+            ip,
+            next_hop,
+            segment_len,
+            ..
         } = meta;
         let parcel = Parcel {
             head: self.umem.head(&frame),
@@ -249,7 +290,7 @@ impl Pipeline {
         let asked = asked.filter(|asked| self.ownership.has(asked.pod));
         let way = asked.and_then(|asked| self.look_up(&asked, &parcel, next_hop));
         match self.lead(&mut frame, way, &ip) {
-            Ok(way) => Ok((way.port, handoff_by(way, frame, from, ip))),
+            Ok(way) => Ok((way.port, handoff_by(way, frame, from, ip, segment_len))),
             Err(rejection) => Err((frame, rejection)),
         }
     }
@@ -262,9 +303,6 @@ impl Pipeline {
         parsed: &'p Parsed,
         now: Nanos,
     ) -> Result<Step<'p>, Rejection> {
-        if parsed.ethernet.src != source.mac && source.kind != PortKind::Uplink {
-            return Err(DropReason::SpoofedMac.into());
-        }
         match &parsed.packet {
             Packet::Ip(ip) => match ndisc::parse(self.umem.head(frame), ip)? {
                 Some(question) => self.answer_ndisc(frame, source, parsed, ip, question),
@@ -275,6 +313,46 @@ impl Pipeline {
             },
             Packet::Arp(arp) => self.answer_arp(frame, source, arp),
             Packet::Other { .. } => Err(DropReason::UnknownEthertype.into()),
+        }
+    }
+
+    /// Whether a frame comes from its port's far end; if that left segments merged,
+    /// how long a packet each is.
+    #[inline]
+    fn check_link(
+        &self,
+        frame: &Frame,
+        source: &Endpoint,
+        parsed: &Parsed,
+    ) -> Result<Option<NonZeroU16>, DropReason> {
+        if parsed.ethernet.src == source.mac {
+            return Ok(None);
+        }
+        let Packet::Ip(ip) = &parsed.packet else {
+            return match source.kind {
+                PortKind::Uplink => Ok(None),
+                PortKind::Host | PortKind::Pod => Err(DropReason::SpoofedMac),
+            };
+        };
+        let head = self.umem.head(frame);
+        let longest = match source.kind {
+            PortKind::Host | PortKind::Pod => {
+                let data_len = parsed.ethernet.merged().ok_or(DropReason::SpoofedMac)?;
+                segment::packet_len(head, ip, data_len)
+            }
+            // Nothing says how long they were, but none was longer than the MTU.
+            PortKind::Uplink => u16::try_from(source.mtu).ok().and_then(NonZeroU16::new),
+        };
+        match longest {
+            Some(len) if ip.packet_len > len.get().into() => Cut::into_packets(head, ip, len)
+                .filter(|_| frame.len() as usize == ip.end())
+                .map(|_| Some(len))
+                .ok_or(match source.kind {
+                    PortKind::Host | PortKind::Pod => DropReason::SpoofedMac,
+                    PortKind::Uplink => DropReason::TooBig,
+                }),
+            // What the kernel has cut itself bears the mark as well.
+            _ => Ok(None),
         }
     }
 
@@ -495,9 +573,15 @@ impl Pipeline {
     #[inline]
     pub fn fits(&self, handoff: &Handoff, port: &Endpoint) -> Result<(), Rejection> {
         let Handoff { frame, meta } = handoff;
-        // Padding counts as well: the receiving veth drops by the frame's length.
-        let on_wire = frame.len().saturating_sub(ETHERNET_LEN);
-        if on_wire.max(meta.ip.packet_len) <= port.mtu {
+        let len = match meta.segment_len {
+            Some(segment_len) => segment_len.get().into(),
+            // Padding counts as well: the receiving veth drops by the frame's length.
+            None => frame
+                .len()
+                .saturating_sub(ETHERNET_LEN)
+                .max(meta.ip.packet_len),
+        };
+        if len <= port.mtu {
             return Ok(());
         }
         let error = icmp::Error::TooBig { mtu: port.mtu };
@@ -505,7 +589,8 @@ impl Pipeline {
     }
 
     /// Makes a frame ready for `target`: its MTU, the way back, the MAC
-    /// addresses, the checksum. Gives the checksum that the kernel must complete, if any.
+    /// addresses, the checksum. Gives the checksum that the kernel must complete, if
+    /// any; that of merged segments it completes in each.
     ///
     /// # Errors
     /// Why the frame cannot go there; it is still in the handoff.
@@ -531,7 +616,7 @@ impl Pipeline {
         rewrite::macs(head, meta.next_hop.unwrap_or(target.mac), near_mac);
         let partial = offload::partial(head, &meta.ip);
         match partial {
-            Some(partial) if !self.tx_metadata => {
+            Some(partial) if !self.tx_metadata && !meta.is_merged() => {
                 let checksum = offload::complete(self.umem.slices(frame), partial, meta.ip.end());
                 offload::store(self.umem.head_mut(frame), partial, checksum);
                 Ok(None)
@@ -573,12 +658,19 @@ impl Pipeline {
 
 /// A frame from `from` that goes this way.
 #[inline]
-fn handoff_by(way: Way, frame: Frame, from: PortId, ip: Ip) -> Handoff {
+fn handoff_by(
+    way: Way,
+    frame: Frame,
+    from: PortId,
+    ip: Ip,
+    segment_len: Option<NonZeroU16>,
+) -> Handoff {
     let meta = Meta {
         from,
         ip,
         translation: way.translation,
         next_hop: way.next_hop,
+        segment_len,
         asks: false,
     };
     Handoff { frame, meta }

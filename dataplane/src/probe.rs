@@ -4,9 +4,9 @@
 use clap::ValueEnum;
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
-use sluice_link::{Link, LinkError, Netlink, VethPair, VethPeer};
+use sluice_link::{Link, LinkError, Netlink, VethPair, VethPeer, XdpMode};
 
-use crate::program;
+use crate::program::{self, MergedMark};
 use crate::xsk::{Device, Features, FramePool, GsoSender, Umem, Xsk, XskError};
 
 /// The pair that is tried on; neither end is ever up.
@@ -35,15 +35,18 @@ pub enum Feature {
     TxBudget,
     /// Merged TCP segments sent as such.
     Gso,
+    /// Merged TCP segments taken as such.
+    Tso,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::MultiBuffer,
         Self::TxMetadata,
         Self::TxBudget,
         Self::Gso,
+        Self::Tso,
     ];
 
     /// Its name, as `--without` takes it.
@@ -54,6 +57,7 @@ impl Feature {
             Self::TxMetadata => "tx-metadata",
             Self::TxBudget => "tx-budget",
             Self::Gso => "gso",
+            Self::Tso => "tso",
         }
     }
 
@@ -65,6 +69,7 @@ impl Feature {
             Self::TxMetadata => "6.8",
             Self::TxBudget => "6.17",
             Self::Gso => "2.6.27, with CONFIG_PACKET",
+            Self::Tso => "6.6",
         }
     }
 
@@ -85,6 +90,10 @@ impl Feature {
                 "merged TCP segments to the host, out of the node and to pods, whatever their MTU; \
                  without: one by one, TCP out of the node at a third"
             }
+            Self::Tso => {
+                "merged TCP segments from the host, with all the others; without: its kernel cuts \
+                 them, TCP from outside at a quarter"
+            }
         }
     }
 
@@ -100,6 +109,7 @@ impl Feature {
             Self::TxMetadata => &mut features.tx_metadata,
             Self::TxBudget => &mut features.tx_budget,
             Self::Gso => &mut features.gso,
+            Self::Tso => &mut features.tso,
         }
     }
 }
@@ -109,6 +119,7 @@ const NONE: Features = Features {
     tx_metadata: false,
     tx_budget: false,
     gso: false,
+    tso: false,
 };
 
 /// How a feature was found.
@@ -257,7 +268,7 @@ impl Trial {
     }
 
     fn report(mut self, without: &[Feature]) -> Result<Report, ProbeError> {
-        program::try_attach(false, &self.link.name, self.link.index)?;
+        self.attach(false, XdpMode::Driver)?;
         self.open(NONE)?;
         let features = Feature::ALL
             .into_iter()
@@ -282,18 +293,29 @@ impl Trial {
     }
 
     fn attempt(&mut self, feature: Feature) -> State {
-        if feature == Feature::MultiBuffer
-            && let Err(error) = program::try_attach(true, &self.link.name, self.link.index)
-        {
-            return State::Missing(error.to_string());
-        }
         let tried = match feature {
+            Feature::MultiBuffer => self
+                .attach(true, XdpMode::Driver)
+                .map_err(|error| error.to_string())
+                .and_then(|()| self.open_with(feature)),
+            Feature::TxMetadata | Feature::TxBudget => self.open_with(feature),
             Feature::Gso => GsoSender::open()
                 .map(drop)
                 .map_err(|error| error.to_string()),
-            _ => self.open(feature.only()).map_err(|error| error.to_string()),
+            Feature::Tso => self
+                .attach(true, XdpMode::Stack)
+                .and_then(|()| MergedMark::load()?.attach(&self.link.name).map(drop))
+                .map_err(|error| error.to_string()),
         };
         tried.map_or_else(State::Missing, |()| State::Present)
+    }
+
+    fn attach(&self, multi_buffer: bool, mode: XdpMode) -> Result<(), program::ProgramError> {
+        program::try_attach(multi_buffer, mode, &self.link.name, self.link.index)
+    }
+
+    fn open_with(&mut self, feature: Feature) -> Result<(), String> {
+        self.open(feature.only()).map_err(|error| error.to_string())
     }
 
     fn open(&mut self, features: Features) -> Result<(), XskError> {
@@ -312,7 +334,7 @@ impl Trial {
 mod tests {
     use super::*;
 
-    fn report(states: [State; 4]) -> Report {
+    fn report(states: [State; 5]) -> Report {
         let features = Feature::ALL.into_iter().zip(states);
         Report {
             kernel: "6.1.0".into(),
@@ -343,6 +365,7 @@ mod tests {
             State::Missing("bind: Invalid argument".into()),
             State::Without,
             State::Present,
+            State::Missing("attach: Invalid argument".into()),
         ]);
         let expected = Features {
             multi_buffer: true,
@@ -360,6 +383,7 @@ mod tests {
             State::Present,
             State::Missing("no".into()),
             State::Without,
+            State::Present,
             State::Present,
         ]);
         let json = serde_json::to_value(&report).unwrap();

@@ -7,6 +7,7 @@
 //! any other program is foreign and left alone.
 
 mod code;
+mod mark;
 mod pins;
 mod uplink;
 
@@ -18,14 +19,17 @@ use std::rc::Rc;
 
 use aya::EbpfLoader;
 use aya::maps::{self, Array, MapData, MapError, XskMap};
+use aya::programs::links::FdLink;
 
-use sluice_link::Link;
+use sluice_bpf::merged;
+use sluice_link::{Link, LinkError, XdpMode};
 
 use crate::bpf_error::absent_is_fine;
 use crate::run_dir::FolderError;
 use code::Code;
 use pins::Pins;
 
+pub use mark::{FarEnd, MergedMark};
 pub use uplink::{UplinkOptions, UplinkProgram};
 
 /// The action for frames of a port without a socket (`enum xdp_action`).
@@ -61,7 +65,7 @@ pub enum ProgramError {
     },
     /// The kernel refused the object's maps or the program.
     #[error(
-        "load the XDP program {program}: {cause}; it needs Linux 5.12, CAP_BPF and CAP_NET_ADMIN"
+        "load the BPF program {program}: {cause}; it needs Linux 5.12, CAP_BPF and CAP_NET_ADMIN"
     )]
     Load {
         /// Which program.
@@ -89,6 +93,20 @@ pub enum ProgramError {
         /// What to do, if known.
         hint: &'static str,
     },
+    /// The kernel refused the program that marks merged segments.
+    #[error(
+        "attach the program {} to what {interface} sends: {cause}",
+        merged::PROGRAM
+    )]
+    Mark {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// The pod's end of a veth, or its namespace.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// An entry of a map.
     #[error("{operation} {key} in the BPF map {map}: {cause}")]
     Map {
@@ -146,8 +164,8 @@ impl PortProgram {
     }
 
     /// Attaches the program to an interface and pins the attachment. Where a
-    /// dead daemon's program is still attached, ours takes its place at once:
-    /// not a frame passes between the two.
+    /// dead daemon's program is still attached in this mode, ours takes its place
+    /// at once: not a frame passes between the two.
     ///
     /// `link` is the interface as the kernel has it now: a pin of its name may
     /// hold the attachment to another, which was renamed.
@@ -155,8 +173,8 @@ impl PortProgram {
     /// # Errors
     /// A foreign program is there, the kernel refuses, or the pin fails; then
     /// nothing is attached but what was.
-    pub fn attach(&mut self, link: &Link) -> Result<(), ProgramError> {
-        self.code.attach(&self.pins.ports, link)
+    pub fn attach(&mut self, link: &Link, mode: XdpMode) -> Result<(), ProgramError> {
+        self.code.attach(&self.pins.ports, link, mode)
     }
 
     /// Takes the program off an interface; does nothing where it is not on.
@@ -225,12 +243,39 @@ impl PortProgram {
         })
     }
 
+    /// Whether the far end of this interface marks merged segments.
+    ///
+    /// # Errors
+    /// The file system's reason.
+    pub fn is_marked(&self, interface: &str) -> Result<bool, ProgramError> {
+        Ok(self.pins.marks.get(interface)?.is_some())
+    }
+
+    /// Pins an attachment of [`MergedMark`] at the far end of this interface, in the
+    /// place of one that may have been there.
+    ///
+    /// # Errors
+    /// The file system's reason.
+    pub fn keep_mark(&self, interface: &str, link: FdLink) -> Result<(), ProgramError> {
+        self.pins.marks.remove(interface)?;
+        self.pins.marks.add(interface, link)
+    }
+
+    /// Ends what [`PortProgram::keep_mark`] began; a success also if it did not.
+    ///
+    /// # Errors
+    /// The file system's reason.
+    pub fn remove_mark(&self, interface: &str) -> Result<(), ProgramError> {
+        self.pins.marks.remove(interface)
+    }
+
     /// Removes the pins of interfaces that do not exist any more: dead files.
     ///
     /// # Errors
     /// The file system's reason.
     pub fn prune(&self, exists: impl Fn(&str) -> bool) -> Result<(), ProgramError> {
-        self.pins.ports.prune(exists)
+        let ports = self.pins.ports.prune(&exists);
+        self.pins.marks.prune(exists).and(ports)
     }
 }
 
@@ -243,13 +288,18 @@ pub fn remove_pins(bpffs: &Path) -> Result<(), ProgramError> {
     Pins::clear(bpffs)
 }
 
-/// Whether the kernel takes the program on this interface: loads it with tiny
-/// maps, attaches it, and takes both away again.
+/// Whether the kernel takes the program on this interface in this mode: loads it
+/// with tiny maps, attaches it, and takes both away again.
 ///
 /// # Errors
 /// Why not.
-pub fn try_attach(multi_buffer: bool, interface: &str, index: u32) -> Result<(), ProgramError> {
-    load_code(multi_buffer, 1)?.attach_unpinned(interface, index)?;
+pub fn try_attach(
+    multi_buffer: bool,
+    mode: XdpMode,
+    interface: &str,
+    index: u32,
+) -> Result<(), ProgramError> {
+    load_code(multi_buffer, 1)?.attach_unpinned(interface, index, mode)?;
     Ok(())
 }
 

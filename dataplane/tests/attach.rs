@@ -457,6 +457,7 @@ fn the_plugin_learns_what_it_needs() {
                 max_mtu: 3498,
                 uplink_mtu: 1400,
                 checksum_offload: false,
+                tcp_segmentation_offload: false,
                 settings,
                 bandwidth: None,
             }

@@ -27,6 +27,7 @@ fn bare_kernel() -> LabOptions {
             tx_metadata: false,
             tx_budget: false,
             gso: false,
+            tso: false,
         },
         ..LabOptions::default()
     }

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{SlicedPacket, TcpSlice, TransportSlice};
 use proptest::prelude::*;
+use sluice_control::{Limit, Shaping};
 use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, link, mac, v4, v6};
 use sluice_dataplane::packet::build::{self, Datagram};
+use sluice_dataplane::packet::ethernet::MERGED;
 use sluice_dataplane::packet::{Ethernet, Packet, parse};
 use sluice_dataplane::time::Nanos;
 use sluice_dataplane::verdict::DropReason;
@@ -19,6 +21,8 @@ const POD: u16 = 2;
 
 const OUTSIDE: [u8; 4] = [198, 51, 100, 7];
 const MSS: usize = 1448;
+/// How much data segments have that a stack leaves merged.
+const CUT: u16 = 400;
 const ACK_PSH: u8 = 0x18;
 
 fn lab() -> Lab {
@@ -47,6 +51,16 @@ fn segment(n: u32) -> Datagram {
         .dont_fragment()
         .sequence(n * mss)
         .payload(vec![n.to_le_bytes()[0]; MSS])
+}
+
+/// The link layer of segments that a stack left merged, with so much data each.
+fn merged_link(data_len: u16) -> Ethernet {
+    let [high, low] = data_len.to_be_bytes();
+    let [a, b, c, d] = MERGED;
+    Ethernet {
+        dst: GATEWAY_MAC,
+        src: [a, b, c, d, high, low],
+    }
 }
 
 /// Sends frames in one turn; what arrives at the pod.
@@ -208,6 +222,120 @@ fn who_refuses_merged_segments_gets_them_one_by_one_for_a_while() {
     assert_eq!(lab.counters(POD).merged_frames.get(), 2 + 2);
 }
 
+/// So many segments of 400 bytes as their sender's stack leaves them, to the pod.
+fn left_merged(from: impl Into<IpAddr>, count: usize) -> Datagram {
+    build::tcp((from.into(), 80), (v4(POD), 4000))
+        .sequence(0)
+        .dont_fragment()
+        .payload(vec![7; count * usize::from(CUT)])
+        .partial()
+}
+
+#[test]
+fn what_a_stack_left_merged_goes_on_as_it_is() {
+    for (from, src) in [(HOST, OUTSIDE.into()), (SENDER, v4(SENDER))] {
+        for mtu in [1500, MTU] {
+            let mut lab = lab_with(mtu, true);
+            let frame = left_merged(src, 100).frame(merged_link(CUT));
+            let arrived = in_one_turn(&mut lab, from, &[frame]);
+            assert_eq!(lens(&arrived), [40_000]);
+            assert_eq!(arrived[0].segment, Some(CUT));
+            assert_eq!(arrived[0].bytes[6..12], GATEWAY_MAC, "the mark stays here");
+            assert_eq!(lab.counters(POD).cut_frames.get(), 0);
+        }
+    }
+    let mut lab = lab();
+    let out = build::tcp((v4(SENDER), 80), (OUTSIDE, 4000)).dont_fragment();
+    let frame = out.payload([7; 999]).partial().frame(merged_link(CUT));
+    let arrived = in_one_turn_to(&mut lab, HOST, SENDER, &[frame]);
+    assert_eq!((lens(&arrived), arrived[0].segment), (vec![999], Some(CUT)));
+}
+
+/// Nine segments of 400 bytes and one of 9, merged by the sender's stack, arrive
+/// by themselves, and are counted where they were cut.
+#[track_caller]
+fn arrives_cut(lab: &mut Lab, cut_at: u16) {
+    let frame = left_merged(v4(SENDER), 9).payload([7; 9]).partial();
+    let arrived = in_one_turn(lab, SENDER, &[frame.frame(merged_link(CUT))]);
+    let step = u32::from(CUT);
+    let expected: Vec<_> = (0..10)
+        .map(|n| (n * step, if n < 9 { CUT.into() } else { 9 }))
+        .collect();
+    assert_eq!(
+        arrived.iter().flat_map(pieces).collect::<Vec<_>>(),
+        expected
+    );
+    assert!(arrived.iter().all(is_right));
+    assert_eq!(lab.counters(cut_at).cut_frames.get(), 9);
+}
+
+#[test]
+fn who_takes_no_merged_segments_gets_them_cut() {
+    let mut without = LabOptions::default();
+    (without.features.gso, without.features.multi_buffer) = (false, false);
+    arrives_cut(&mut Lab::new(without), POD);
+    let no_gro = LabOptions {
+        gro: false,
+        ..LabOptions::default()
+    };
+    arrives_cut(&mut Lab::new(no_gro), POD);
+    let (rate, burst) = (1_000_000_000, 1_000_000);
+    let limit = Some(Limit { rate, burst });
+    for (ingress, egress, pod) in [(limit, None, POD), (None, limit, SENDER)] {
+        let mut lab = lab();
+        let shaping = Shaping {
+            ingress,
+            egress,
+            ..Shaping::default()
+        };
+        lab.shape(pod, &shaping, MTU);
+        arrives_cut(&mut lab, pod);
+    }
+}
+
+#[test]
+fn what_the_mark_does_not_hold_for_goes_as_it_is_or_nowhere() {
+    let mut lab = lab_with(1500, true);
+    let mut send = |datagram: Datagram, data_len: u16| {
+        let frame = datagram.frame(merged_link(data_len));
+        lens(&in_one_turn(&mut lab, SENDER, &[frame]))
+    };
+    // The kernel has cut it by itself.
+    let udp = build::udp((v4(SENDER), 80), (v4(POD), 4000)).payload([7; 112]);
+    assert_eq!(send(udp.clone(), 18), [100], "12 bytes less of headers");
+    assert_eq!(send(left_merged(v4(SENDER), 1), CUT), [400]);
+    let complete = build::tcp((v4(SENDER), 80), (v4(POD), 4000)).payload([7; 400]);
+    assert_eq!(send(complete.clone(), CUT), [400]);
+    // Nobody computes it, or more than can be.
+    assert!(send(complete.payload([7]), CUT).is_empty());
+    assert!(send(left_merged(v4(SENDER), 2), 47).is_empty());
+    assert!(send(left_merged(v4(SENDER), 2), 0).is_empty());
+    let drops = &lab.counters(SENDER).drops;
+    assert_eq!(drops.get(DropReason::SpoofedMac), 3);
+    // Each would be too long.
+    let mut lab = lab_with(1500, true);
+    let long = left_merged(v4(SENDER), 10).frame(merged_link(1461));
+    assert!(in_one_turn(&mut lab, SENDER, &[long]).is_empty());
+    assert_eq!(lab.counters(POD).drops.get(DropReason::TooBig), 1);
+    assert_eq!(lab.counters(SENDER).icmp_errors.get(), 1);
+}
+
+#[test]
+fn without_memory_for_all_segments_none_is_cut() {
+    let mut options = LabOptions {
+        gro: false,
+        ..LabOptions::default()
+    };
+    options.workers = 1;
+    options.reserve = 64;
+    let mut lab = Lab::new(options);
+    let frame = left_merged(v4(SENDER), 100).frame(merged_link(CUT));
+    assert!(in_one_turn(&mut lab, SENDER, &[frame]).is_empty());
+    let counters = lab.counters(POD);
+    assert_eq!(counters.drops.get(DropReason::QueueMemory), 1);
+    assert_eq!(counters.cut_frames.get(), 0);
+}
+
 #[test]
 fn only_pods_that_take_it_get_merged_segments() {
     let bare = |change: fn(&mut Features)| {
@@ -301,6 +429,8 @@ enum Size {
     Short,
     None,
     Jumbo,
+    /// Several, which the sender's stack has left merged.
+    Merged,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -337,6 +467,7 @@ fn sketch() -> impl Strategy<Value = Sketch> {
         2 => Just(Size::Short),
         1 => Just(Size::None),
         1 => Just(Size::Jumbo),
+        3 => Just(Size::Merged),
     ];
     let change = prop_oneof![
         30 => Just(Change::None),
@@ -358,12 +489,21 @@ fn sketch() -> impl Strategy<Value = Sketch> {
         1 => Just(Checksum::Wrong),
     ];
     (0..FLOWS.len(), place, size, change, checksum).prop_map(
-        |(flow, place, size, change, checksum)| Sketch {
-            flow,
-            place,
-            size,
-            change,
-            checksum,
+        |(flow, place, size, change, checksum)| {
+            let (change, checksum) = match (size, change) {
+                // As stacks leave them.
+                (Size::Merged, Change::Flags(_)) => (Change::Flags(ACK_PSH), Checksum::Partial),
+                (Size::Merged, Change::Padded) => (Change::None, Checksum::Partial),
+                (Size::Merged, change) => (change, Checksum::Partial),
+                (_, change) => (change, checksum),
+            };
+            Sketch {
+                flow,
+                place,
+                size,
+                change,
+                checksum,
+            }
         },
     )
 }
@@ -399,6 +539,7 @@ fn draw(sketch: &Sketch, stream: &mut Stream) -> Vec<(u16, Vec<u8>)> {
         Size::Short => 150,
         Size::None => 0,
         Size::Jumbo => 9000,
+        Size::Merged => 3000,
     };
     let after = stream.next.wrapping_add(u32::try_from(len).unwrap());
     let places = match sketch.place {
@@ -452,7 +593,10 @@ fn build_one(sketch: &Sketch, start: u32, len: usize, identification: u16) -> Ve
         Checksum::Complete => datagram,
         Checksum::Wrong => datagram.wrong_checksum(),
     };
-    let mut frame = datagram.frame(link(FLOWS[sketch.flow].0));
+    let mut frame = datagram.frame(match sketch.size {
+        Size::Merged => merged_link(CUT),
+        _ => link(FLOWS[sketch.flow].0),
+    });
     if let Change::Padded = sketch.change {
         frame.extend([0xee; 6]);
     }
@@ -645,7 +789,8 @@ proptest! {
                 let Ok(Packet::Ip(ip)) = parse(&frame, frame.len()).map(|parsed| parsed.packet)
                 else { panic!("not IP") };
                 prop_assume!(lab.inject(from, &frame));
-                if frame.len() - 14 > mtu as usize {
+                let segment = matches!(sketch.size, Size::Merged).then_some(CUT);
+                if segment.is_none() && frame.len() - 14 > mtu as usize {
                     continue;
                 }
                 let checksum = match sketch.checksum {
@@ -655,7 +800,7 @@ proptest! {
                 let mut bytes = frame;
                 // What is padding the sum must not see.
                 bytes.truncate(ip.end());
-                let one = Sent { bytes, checksum, segment: None };
+                let one = Sent { bytes, checksum, segment };
                 look(&one, &mut sent, false);
                 cut[sketch.flow].extend(pieces(&one));
             }

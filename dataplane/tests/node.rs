@@ -16,7 +16,7 @@ use sluice_dataplane::forwarding;
 use sluice_dataplane::host_port::{HostPort, HostPortError};
 use sluice_dataplane::probe::{self, Feature, State};
 use sluice_dataplane::program::{PortProgram, ProgramError, ProgramOptions};
-use sluice_link::{Link, Netlink, VethPair, VethPeer, sysctl};
+use sluice_link::{Link, Netlink, VethPair, VethPeer, XdpMode, sysctl};
 
 const INTERFACE: &str = "slvtest";
 
@@ -70,7 +70,7 @@ fn the_program_is_pinned_and_comes_off_with_its_pin() {
     let folder = tempfile::tempdir().unwrap();
     netns.run(|| {
         let mut program = load(folder.path(), true);
-        program.attach(&link()).unwrap();
+        program.attach(&link(), XdpMode::Driver).unwrap();
         assert!(folder.path().join("bpf/links").join(INTERFACE).exists());
         assert!(program_on(&netns).is_some());
         program.detach(INTERFACE).unwrap();
@@ -86,12 +86,12 @@ fn a_dead_daemons_program_stays_and_is_replaced_in_place() {
     let folder = tempfile::tempdir().unwrap();
     netns.run(|| {
         let mut dead = load(folder.path(), true);
-        dead.attach(&link()).unwrap();
+        dead.attach(&link(), XdpMode::Driver).unwrap();
         drop(dead);
         let before = program_on(&netns).expect("the pin holds the program");
         let mut program = load(folder.path(), true);
         assert_eq!(program_on(&netns), Some(before));
-        program.attach(&link()).unwrap();
+        program.attach(&link(), XdpMode::Driver).unwrap();
         let after = program_on(&netns).expect("a program is on");
         assert_ne!(after, before);
         program.detach(INTERFACE).unwrap();
@@ -105,11 +105,11 @@ fn the_pin_of_a_vanished_interface_is_in_nobodys_way() {
     let pin = folder.path().join("bpf/links").join(INTERFACE);
     netns.run(|| {
         let mut program = load(folder.path(), true);
-        program.attach(&link()).unwrap();
+        program.attach(&link(), XdpMode::Driver).unwrap();
         netns.ip(&format!("link del {INTERFACE}"));
         assert!(pin.exists(), "the kernel leaves a dead file");
         make_veth(&netns, 1500);
-        program.attach(&link()).unwrap();
+        program.attach(&link(), XdpMode::Driver).unwrap();
         assert!(program_on(&netns).is_some());
         netns.ip(&format!("link del {INTERFACE}"));
         program.prune(|_| true).unwrap();
@@ -126,12 +126,12 @@ fn the_pin_of_a_renamed_interface_is_not_taken_for_anothers() {
     let folder = tempfile::tempdir().unwrap();
     netns.run(|| {
         let mut dead = load(folder.path(), true);
-        dead.attach(&link()).unwrap();
+        dead.attach(&link(), XdpMode::Driver).unwrap();
         drop(dead);
         netns.ip(&format!("link set {INTERFACE} name slvother"));
         netns.ip(&format!("link add {INTERFACE} numtxqueues 1 numrxqueues 1 type veth peer name peer2 numtxqueues 1 numrxqueues 1"));
         let mut program = load(folder.path(), true);
-        program.attach(&link()).unwrap();
+        program.attach(&link(), XdpMode::Driver).unwrap();
         assert!(program_on(&netns).is_some());
         program.detach(INTERFACE).unwrap();
         wait_until("the program is off", || program_on(&netns).is_none());
@@ -175,7 +175,7 @@ fn a_foreign_program_is_left_alone() {
         let mut program = load(folder.path(), true);
         let mut refused = |by: &str| {
             let before = program_on(&netns).expect(by);
-            let error = program.attach(&link()).unwrap_err();
+            let error = program.attach(&link(), XdpMode::Driver).unwrap_err();
             assert!(
                 matches!(error, ProgramError::Foreign { .. }),
                 "{by}: {error}"
@@ -186,7 +186,7 @@ fn a_foreign_program_is_left_alone() {
 
         let foreign_folder = tempfile::tempdir().unwrap();
         let mut foreign = load(foreign_folder.path(), true);
-        foreign.attach(&link()).unwrap();
+        foreign.attach(&link(), XdpMode::Driver).unwrap();
         refused("a link");
         foreign.detach(INTERFACE).unwrap();
         wait_until("the link is off", || program_on(&netns).is_none());
@@ -209,6 +209,7 @@ fn the_kernel_refuses_what_one_buffer_cannot_hold() {
         tx_metadata: false,
         tx_budget: false,
         gso: false,
+        tso: false,
     });
     let folder = tempfile::tempdir().unwrap();
     for (mtu, multi_buffer, taken) in [
@@ -219,7 +220,7 @@ fn the_kernel_refuses_what_one_buffer_cannot_hold() {
         let netns = netns_with_veth(mtu);
         netns.run(|| {
             let mut program = load(folder.path(), multi_buffer);
-            match program.attach(&link()) {
+            match program.attach(&link(), XdpMode::Driver) {
                 Ok(()) => assert!(taken, "MTU {mtu} was taken"),
                 Err(error) => {
                     assert!(!taken, "MTU {mtu}: {error}");
@@ -239,7 +240,7 @@ fn pod(address: &str, gateway: &str) -> PodAddress {
 }
 
 fn host_port() -> Result<HostPort, HostPortError> {
-    HostPort::take_or_make(Rc::new(Netlink::new().unwrap()), 65_000)
+    HostPort::take_or_make(Rc::new(Netlink::new().unwrap()), 65_000, XdpMode::Driver)
 }
 
 /// The destinations of the daemon's routes to pods.
@@ -398,7 +399,8 @@ fn a_host_port_of_another_mtu_is_made_anew() {
         let mut earlier = host_port().unwrap();
         earlier.keep();
         drop(earlier);
-        let port = HostPort::take_or_make(Rc::new(Netlink::new().unwrap()), 3498).unwrap();
+        let port = HostPort::take_or_make(Rc::new(Netlink::new().unwrap()), 3498, XdpMode::Driver)
+            .unwrap();
         assert_eq!(
             (port.host_end().mtu, port.dataplane_end().mtu),
             (3498, 3498)

@@ -22,7 +22,7 @@ use sluice_dataplane::program::{
     PortProgram, ProgramError, ProgramOptions, UplinkOptions, UplinkProgram,
 };
 use sluice_dataplane::xsk::{Batch, Device, Features, FramePool, Umem, Xsk};
-use sluice_link::{Link, Netlink, Netns, VethPair, VethPeer};
+use sluice_link::{Link, Netlink, Netns, VethPair, VethPeer, XdpMode};
 
 const UPLINK: &str = "up0";
 const FAR_END: &str = "out0";
@@ -48,6 +48,7 @@ const FEATURES: Features = Features {
     tx_metadata: false,
     tx_budget: false,
     gso: false,
+    tso: false,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -190,7 +191,7 @@ impl Daemon {
             .with_fd(|fd| uplink.set_socket(0, fd).unwrap())
             .unwrap();
         uplink
-            .attach(&link)
+            .attach(&link, XdpMode::Driver)
             .unwrap_or_else(|error| panic!("{error}"));
         Self {
             tables,
@@ -220,6 +221,7 @@ fn load(ports: &PortProgram) -> UplinkProgram {
     let options = UplinkOptions {
         multi_buffer: true,
         queues: 1,
+        mtu: 1500,
     };
     UplinkProgram::load(ports, options).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -463,7 +465,9 @@ fn a_foreign_program_is_left_alone() {
         })
         .unwrap();
         MappingTables::open(&bpffs).unwrap();
-        let error = load(&ports).attach(&link(UPLINK)).unwrap_err();
+        let error = load(&ports)
+            .attach(&link(UPLINK), XdpMode::Driver)
+            .unwrap_err();
         assert!(matches!(error, ProgramError::Foreign { .. }), "{error}");
         assert_eq!(program_on(&net.node), Some(before));
         foreign.ports.detach_uplinks_but(None).unwrap();

@@ -133,7 +133,10 @@ impl<'a> Add<'a> {
             ))
         })?;
         undo.push(|| del::detach(&self.client, &self.id));
-        log::timed("attach", || self.client.ask(Request::Attach { attachment }))?;
+        let netns = Some(self.pod.path.clone());
+        log::timed("attach", || {
+            self.client.ask(Request::Attach { attachment, netns })
+        })?;
 
         // After Attach, which brings the host's end up: an interface that
         // comes up with its carrier there can send at once, one that gets it
@@ -142,6 +145,7 @@ impl<'a> Add<'a> {
             plan: &plan,
             gateway_mac: self.facts.gateway_mac,
             checksum_offload: self.facts.checksum_offload,
+            segmentation_offload: self.facts.tcp_segmentation_offload,
         };
         log::timed("configure the pod", || self.pod.configure(&setup))?;
         Ok(self.result(&plan, &ipam))

@@ -334,6 +334,7 @@ mod tests {
             max_mtu,
             uplink_mtu,
             checksum_offload: true,
+            tcp_segmentation_offload: true,
             settings: DataplaneSettings::default(),
             bandwidth: None,
         }

@@ -259,6 +259,7 @@ mod tests {
             max_mtu: 65_000,
             uplink_mtu: 1500,
             checksum_offload: true,
+            tcp_segmentation_offload: true,
             settings: DataplaneSettings::default(),
             bandwidth: Some(NetworkBandwidth {
                 network: "pods".into(),

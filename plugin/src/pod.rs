@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use sluice_control::LONGEST_MERGED;
 use sluice_link::features::{self, Feature};
 use sluice_link::{AddressOptions, LinkError, Netlink, Netns, sysctl};
 use tracing::Span;
@@ -35,6 +36,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) gateway_mac: [u8; 6],
     /// Whether the pod may leave checksums partial.
     pub(crate) checksum_offload: bool,
+    /// Whether it may leave TCP segments merged.
+    pub(crate) segmentation_offload: bool,
 }
 
 impl Pod {
@@ -92,8 +95,8 @@ impl Setup<'_> {
         // Before the link comes up, when the kernel would start to look for
         // duplicates and routers.
         self.set_sysctls(ifname)?;
-        self.set_features(ifname)?;
         let netlink = Netlink::new()?;
+        self.set_features(&netlink, ifname)?;
         bring_up(&netlink, "lo")?;
         let index = bring_up(&netlink, ifname)?;
         for pod in &self.plan.addresses {
@@ -152,7 +155,11 @@ impl Setup<'_> {
         }
     }
 
-    fn set_features(&self, ifname: &str) -> Result<(), LinkError> {
+    fn set_features(&self, netlink: &Netlink, ifname: &str) -> Result<(), LinkError> {
+        if self.segmentation_offload {
+            features::disable(ifname, Feature::SegmentationButTcp)?;
+            netlink.set_longest_merged(netlink.index(ifname)?, LONGEST_MERGED)?;
+        }
         if self.checksum_offload {
             features::disable(ifname, Feature::TxChecksumSctp)
         } else {

@@ -35,6 +35,6 @@ pub use quantity::{parse_quantity, rounded};
 pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings, Uplink};
 pub use shaping::{BURSTS, Limit, MAX_SUBNETS, QUEUE_MILLIS, RATES, Shaping};
 pub use wire::{
-    Envelope, ErrorCode, MAX_MESSAGE_BYTES, NetworkBandwidth, NodeFacts, NodeStatus, PORT_MAPPINGS,
-    PROTOCOL, ProtocolRange, Refusal, Request, Response, SHAPING,
+    Envelope, ErrorCode, LONGEST_MERGED, MAX_MESSAGE_BYTES, NetworkBandwidth, NodeFacts,
+    NodeStatus, PORT_MAPPINGS, PROTOCOL, ProtocolRange, Refusal, Request, Response, SHAPING,
 };

@@ -1,5 +1,7 @@
 //! Requests and responses as they cross the control socket.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Attachment, AttachmentId, Bandwidth, LimitChange};
@@ -12,6 +14,10 @@ pub const PORT_MAPPINGS: &str = "port-mappings";
 
 /// Feature: [`Attachment::shaping`] is kept to.
 pub const SHAPING: &str = "shaping";
+
+/// The longest frame of merged segments, bytes: 17 chunks of 4096 bytes, of which the
+/// kernel leaves 256 free.
+pub const LONGEST_MERGED: u32 = 17 * (4096 - 256);
 
 /// No request or response is longer than this; `show` of 1,024 ports fits, each
 /// with as many subnets as limits may have.
@@ -67,6 +73,10 @@ pub enum Request {
     Attach {
         /// The interface.
         attachment: Attachment,
+        /// The pod's namespace as the daemon finds it: with it the pod's interface
+        /// can say how merged segments are cut, and send some.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        netns: Option<PathBuf>,
     },
     /// Stop serving a pod interface; a success also if it is not known.
     Detach {
@@ -117,7 +127,7 @@ impl Request {
     #[must_use]
     pub fn requires(&self) -> Vec<String> {
         let features = match self {
-            Self::Attach { attachment } => [
+            Self::Attach { attachment, .. } => [
                 (!attachment.mappings.is_empty()).then_some(PORT_MAPPINGS),
                 attachment.shaping.is_limited().then_some(SHAPING),
             ],
@@ -141,6 +151,10 @@ pub struct NodeFacts {
     /// Whether pods may leave checksums partial. If not, the plugin switches
     /// their checksum offload off.
     pub checksum_offload: bool,
+    /// Whether they may leave TCP segments merged: TCP's, and no longer than
+    /// [`LONGEST_MERGED`].
+    #[serde(default)]
+    pub tcp_segmentation_offload: bool,
     /// The settings the daemon runs with, so that the plugin can say where
     /// its configuration differs.
     pub settings: crate::DataplaneSettings,
@@ -253,7 +267,8 @@ mod tests {
         let mut attachment = attachment();
         let attach = |attachment: &Attachment| {
             let attachment = attachment.clone();
-            Request::Attach { attachment }.requires()
+            let netns = None;
+            Request::Attach { attachment, netns }.requires()
         };
         assert_eq!(attach(&attachment), Vec::<String>::new());
         attachment.shaping.egress = Some(Limit {

@@ -24,6 +24,7 @@ const OPTIONS: LabOptions = LabOptions {
         tx_metadata: true,
         tx_budget: true,
         gso: true,
+        tso: true,
     },
     gro: true,
 };

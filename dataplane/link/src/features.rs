@@ -14,7 +14,7 @@ use std::os::unix::net::UnixDatagram;
 
 use crate::LinkError;
 
-/// An offload of the sending side that can be switched off.
+/// Offloads of the sending side that can be switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
     /// All transmit checksums, SCTP's too. The kernel then also gives up what
@@ -22,6 +22,10 @@ pub enum Feature {
     TxChecksum,
     /// The CRC of SCTP, which no AF_XDP transmit request can complete.
     TxChecksumSctp,
+    /// Segmentation of all but plain TCP: datagrams and tunnels, which are told apart
+    /// from what they are made of by nothing in their headers, and TCP's congestion
+    /// marks, which only one segment may have.
+    SegmentationButTcp,
 }
 
 impl Feature {
@@ -36,6 +40,23 @@ impl Feature {
                 "tx-checksum-sctp",
             ],
             Self::TxChecksumSctp => &["tx-checksum-sctp"],
+            Self::SegmentationButTcp => &[
+                "tx-tcp-ecn-segmentation",
+                "tx-tcp-accecn-segmentation",
+                "tx-udp-segmentation",
+                "tx-sctp-segmentation",
+                "tx-gso-list",
+                "tx-gso-partial",
+                "tx-gre-segmentation",
+                "tx-gre-csum-segmentation",
+                "tx-ipxip4-segmentation",
+                "tx-ipxip6-segmentation",
+                "tx-udp_tnl-segmentation",
+                "tx-udp_tnl-csum-segmentation",
+                "tx-tunnel-remcsum-segmentation",
+                "tx-esp-segmentation",
+                "tx-fcoe-segmentation",
+            ],
         }
     }
 }
@@ -222,6 +243,10 @@ mod tests {
             }
         }
         assert_eq!(device.active_features(words).unwrap().len(), words);
+        // One of the others is younger than the oldest kernel that will do.
+        let udp = "tx-udp-segmentation";
+        assert!(Feature::SegmentationButTcp.names().contains(&udp));
+        assert!(names.iter().any(|name| name == udp));
     }
 
     #[test]

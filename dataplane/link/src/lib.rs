@@ -17,6 +17,6 @@ pub mod sysctl;
 
 pub use error::LinkError;
 pub use netlink::{
-    AddressOptions, Forwarding, Hop, Link, Neighbour, Netlink, Route, VethPair, VethPeer,
+    AddressOptions, Forwarding, Hop, Link, Neighbour, Netlink, Route, VethPair, VethPeer, XdpMode,
 };
 pub use netns::Netns;

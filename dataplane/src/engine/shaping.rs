@@ -19,6 +19,9 @@ impl Engine {
         if !is_shaped {
             return self.deliver(to, handoff, now);
         }
+        if handoff.meta.is_merged() {
+            return self.cut(from, handoff, |engine, piece| engine.leave(to, piece, now));
+        }
         if let Some(held) = self.shape(from, Direction::Egress, to, handoff, now) {
             self.deliver(held.to, held.handoff, now);
         }

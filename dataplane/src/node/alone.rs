@@ -42,6 +42,7 @@ pub fn check_alone(netlink: &Netlink) -> Result<(), NodeError> {
         tx_metadata: false,
         tx_budget: false,
         gso: false,
+        tso: false,
     };
     let chunks = FILL_DEPTH;
     let (umem, mut pool) =

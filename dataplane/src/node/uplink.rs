@@ -167,6 +167,7 @@ mod tests {
             mtu,
             up: true,
             xdp_program: None,
+            xdp_mode: None,
             kind: None,
             over: None,
         })

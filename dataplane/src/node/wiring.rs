@@ -9,14 +9,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_control::{Attachment, DataplaneSettings, HostEnd, PodAddress, Protocol, Redirect};
-use sluice_link::{Link, Netlink, Route};
+use sluice_link::{Link, Netlink, Route, XdpMode};
 
 use super::book::HOST_SLOT;
 use super::host_processes::HostProcesses;
+use super::merged::{self, Mark};
 use super::{NodeError, alone, gateways, uplink};
 use crate::counters::PortCounters;
 use crate::fleet::{self, Fleet, FleetOptions};
-use crate::host_port::{self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_MAC, HostPort};
+use crate::host_port::{
+    self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_INTERFACE, HOST_MAC, HostPort,
+};
 use crate::mappings::Mappings;
 use crate::netfilter::{self, Netfilter, PodRules, Stale, Translated};
 use crate::next_hops::Uplink;
@@ -43,6 +46,8 @@ pub(super) enum Step {
     Socket(u16),
     /// The program is on the interface of this name.
     Program(String),
+    /// Its far end marks merged segments.
+    Mark(String),
     /// The host reaches this address.
     Route(PodAddress),
     /// The kernel may track connections that came by these.
@@ -79,12 +84,14 @@ pub(super) struct Wiring {
     netfilter: Netfilter,
     /// `None` where the kernel does not have it.
     host_processes: Option<HostProcesses>,
-    program: PortProgram,
+    pub(super) program: PortProgram,
     umem: &'static Umem,
-    features: Features,
+    pub(super) features: Features,
     /// By what all ports' merged segments go; `None` where the kernel cannot.
     gso: Option<Arc<GsoSender>>,
-    netlink: Rc<Netlink>,
+    /// Where merged segments come.
+    pub(super) mark: Option<Mark>,
+    pub(super) netlink: Rc<Netlink>,
 }
 
 impl Wiring {
@@ -121,7 +128,13 @@ impl Wiring {
             .then(GsoSender::open)
             .transpose()?
             .map(Arc::new);
-        let host_port = HostPort::take_or_make(Rc::clone(netlink), probe::max_mtu(features))?;
+        let mtu = probe::max_mtu(features);
+        let mode = merged::mode(features.takes_merged());
+        let host_port = HostPort::take_or_make(Rc::clone(netlink), mtu, mode)?;
+        let mark = features
+            .takes_merged()
+            .then(|| Mark::on(HOST_INTERFACE))
+            .transpose()?;
         let mut wiring = Self {
             fleet,
             host: None,
@@ -134,6 +147,7 @@ impl Wiring {
             umem,
             features,
             gso,
+            mark,
             netlink: Rc::clone(netlink),
         };
         wiring.open_host()?;
@@ -214,9 +228,11 @@ impl Wiring {
         attachment: &Attachment,
         link: &Link,
         id: PortId,
+        netns: Option<&Path>,
     ) -> Result<Wired, NodeError> {
         let mut wired = self.open_pod(attachment, link, id)?;
-        let redirected = self.redirect(&mut wired, link);
+        let mode = self.mark_far_end(attachment, link, netns, &mut wired.steps);
+        let redirected = self.redirect(&mut wired, link, mode);
         match redirected.and_then(|()| self.join(attachment, link, &mut wired.steps)) {
             Ok(()) => Ok(wired),
             Err(error) => {
@@ -269,7 +285,8 @@ impl Wiring {
         wired: &mut Wired,
         found: &[Route],
     ) -> Result<(), NodeError> {
-        self.redirect(wired, link)?;
+        let mode = self.mode_of(link, &mut wired.steps)?;
+        self.redirect(wired, link, mode)?;
         for pod in &attachment.addresses {
             self.host_port.restore_pod(pod, found)?;
             wired.steps.push(Step::Route(pod.clone()));
@@ -282,16 +299,19 @@ impl Wiring {
         self.lead_host_processes(attachment, &mut wired.steps)
     }
 
-    /// Undoes what was done to take a pod back, but leaves the program on its
-    /// interface.
+    /// Undoes what was done to take a pod back, but leaves the programs on its
+    /// interfaces.
     pub(super) fn give_up(&mut self, mut wired: Wired) {
-        wired.steps.retain(|step| !matches!(step, Step::Program(_)));
+        wired
+            .steps
+            .retain(|step| !matches!(step, Step::Program(_) | Step::Mark(_)));
         self.undo(wired.steps);
     }
 
     /// Lets go of an interface that no port is wired to.
     pub(super) fn release(&mut self, link: Option<&Link>, interface: &str) -> Vec<NodeError> {
-        let mut steps = vec![Step::Program(interface.to_owned())];
+        let interface = interface.to_owned();
+        let mut steps = vec![Step::Mark(interface.clone()), Step::Program(interface)];
         steps.extend(link.map(|link| Step::Up(link.index)));
         self.undo(steps)
     }
@@ -344,6 +364,7 @@ impl Wiring {
             Step::Interface(index) => self.program.clear_port(index)?,
             Step::Socket(slot) => self.program.clear_socket(slot)?,
             Step::Program(interface) => self.program.detach(&interface)?,
+            Step::Mark(interface) => self.program.remove_mark(&interface)?,
             Step::Route(pod) => self.host_port.remove_pod(&pod)?,
             Step::Connections(redirects) => self.forget_connections(&redirects, Stale::There),
             Step::Rules(rules) => self.netfilter.remove(&rules)?,
@@ -389,7 +410,7 @@ impl Wiring {
     pub(super) fn start_host(&mut self) -> Result<(), NodeError> {
         let link = self.host_port.dataplane_end().clone();
         if let Some(mut host) = self.host.take() {
-            let redirected = self.redirect(&mut host, &link);
+            let redirected = self.redirect(&mut host, &link, self.host_port.mode());
             // Down before the program goes: past it the host's stack would get
             // back what it sent to pods, and send it again until its TTL is spent.
             host.steps.push(Step::Up(link.index));
@@ -450,6 +471,7 @@ impl Wiring {
         let options = UplinkOptions {
             multi_buffer: self.features.multi_buffer,
             queues: device.queues,
+            mtu: link.mtu,
         };
         let mut program = UplinkProgram::load(&self.program, options)?;
         for queue in 0..device.queues {
@@ -476,7 +498,7 @@ impl Wiring {
                 .ok_or_else(|| NodeError::SocketGone(link.name.clone()))??;
         }
         // Last: what an earlier daemon's program passes until then, ours takes.
-        Ok(program.attach(link)?)
+        Ok(program.attach(link, self.uplink_mode(link))?)
     }
 
     /// Socket and worker, before [`Wiring::redirect`]: the socket's FILL ring
@@ -514,7 +536,11 @@ impl Wiring {
     }
 
     /// Maps, then program: the program knows the port before it sees a frame.
-    fn redirect(&mut self, wired: &mut Wired, link: &Link) -> Result<(), NodeError> {
+    fn redirect(&mut self, wired: &mut Wired, link: &Link, mode: XdpMode) -> Result<(), NodeError> {
+        if link.xdp_mode.is_some_and(|old| old != mode) {
+            // Between the two programs there is none.
+            self.netlink.set_down(link.index)?;
+        }
         let slot = wired.id.slot;
         self.program.set_port(link.index, slot)?;
         wired.steps.push(Step::Interface(link.index));
@@ -524,7 +550,7 @@ impl Wiring {
             .with_fd(|fd| program.set_socket(slot, fd))
             .ok_or_else(|| NodeError::SocketGone(link.name.clone()))??;
         wired.steps.push(Step::Socket(slot));
-        self.program.attach(link)?;
+        self.program.attach(link, mode)?;
         wired.steps.push(Step::Program(link.name.clone()));
         Ok(())
     }

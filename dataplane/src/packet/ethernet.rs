@@ -8,6 +8,10 @@ pub const HEADER_LEN: usize = size_of::<Header>();
 /// The address of all stations.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
+/// How the source address of merged TCP segments begins, where the interface that
+/// sends them has a program for it.
+pub const MERGED: [u8; 4] = sluice_bpf::merged::MARK;
+
 pub(super) const IPV4: u16 = 0x0800;
 pub(super) const ARP: u16 = 0x0806;
 pub(super) const IPV6: u16 = 0x86dd;
@@ -29,6 +33,15 @@ impl Ethernet {
     pub fn of(head: &[u8]) -> Option<Self> {
         let (header, _) = Header::ref_from_prefix(head).ok()?;
         Some(header.addresses())
+    }
+
+    /// How many bytes of data each of the merged TCP segments has that the frame is,
+    /// if the sender's interface says so ([`MERGED`]).
+    #[inline]
+    #[must_use]
+    pub fn merged(&self) -> Option<u16> {
+        let [a, b, c, d, size @ ..] = self.src;
+        ([a, b, c, d] == MERGED).then(|| u16::from_be_bytes(size))
     }
 
     /// Whether the frame is for a group of stations, all of them included.

@@ -5,6 +5,12 @@
 //! receiver, and with headers that differ in nothing but what the length, the
 //! place in the stream and the flag PSH make of them. What the receiver gets is
 //! the stream that it would have got.
+//!
+//! And one that becomes several again ([`Cut`]): what a stack left merged for a
+//! device to cut, or for nobody to.
+
+use std::num::NonZeroU16;
+use std::ops::Range;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -17,6 +23,9 @@ use super::{Fragment, Ip, ipv4, ipv6, protocol};
 
 /// Where in TCP's header the checksum lies.
 const CHECKSUM_AT: u16 = 16;
+
+/// The least data in each of several segments (Linux's `TCP_MIN_SND_MSS`).
+const LEAST_DATA: u16 = 48;
 
 /// A TCP segment that others may join, or that may join others: with data, of
 /// an open connection, without options of IP.
@@ -117,6 +126,115 @@ pub struct Cut {
     pub is_ipv4: bool,
 }
 
+impl Cut {
+    /// Of a packet whose segments have so many bytes of data: as a stack leaves it
+    /// to a device to cut, so with a partial checksum. `None` if it is none.
+    #[must_use]
+    pub fn of(head: &[u8], ip: &Ip, data_len: u16) -> Option<Self> {
+        if data_len < LEAST_DATA || ip.protocol != protocol::TCP {
+            return None;
+        }
+        let headers_len = headers_len(head, ip)?;
+        headers_len.checked_add(data_len)?;
+        Some(Self {
+            checksum: offload::partial(head, ip)?,
+            headers_len,
+            data_len,
+            is_ipv4: ip.src.is_ipv4(),
+        })
+    }
+
+    /// Of a packet whose segments are packets of so many bytes.
+    #[must_use]
+    pub fn into_packets(head: &[u8], ip: &Ip, len: NonZeroU16) -> Option<Self> {
+        let headers = headers_len(head, ip)? - ip.l3;
+        Self::of(head, ip, len.get().checked_sub(headers)?)
+    }
+
+    /// Where the data of each segment begins and ends in the frame.
+    pub fn pieces(&self, ip: &Ip) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let (first, end) = (usize::from(self.headers_len), ip.end());
+        let (step, data) = (usize::from(self.data_len), end.saturating_sub(first));
+        (0..data.div_ceil(step)).map(move |n| {
+            let begin = first + n * step;
+            begin..(begin + step).min(end)
+        })
+    }
+
+    /// Makes the headers of all segments, which are at the beginning of `head`, and
+    /// described by `ip`, those of the one with this piece of the data: as the
+    /// kernel's `tcp_gso_segment` does. The checksum is partial.
+    pub fn head_piece(&self, head: &mut [u8], ip: &mut Ip, piece: &Range<usize>) {
+        let before = piece.start - usize::from(self.headers_len);
+        let (is_first, is_last) = (before == 0, piece.end == ip.end());
+        let whole_len = ip.l4_len();
+        let packet_len = usize::from(self.headers_len - ip.l3) + piece.len();
+        ip.packet_len = len_u16(packet_len).into();
+        set_len(head, ip);
+        if let Some(header) = header_at::<ipv4::Header>(head, ip.l3)
+            && self.is_ipv4
+        {
+            let nth = len_u16(before / usize::from(self.data_len));
+            let (old, checksum) = (header.identification.get(), header.checksum.get());
+            let id = old.wrapping_add(nth);
+            header.identification = id.into();
+            header.checksum = checksum::update(checksum, old, id).into();
+        }
+        if let Some(header) = header_at::<Tcp>(head, ip.l4) {
+            let sequence = header.sequence.get();
+            let before = u32::try_from(before).unwrap_or_default();
+            header.sequence = sequence.wrapping_add(before).into();
+            let not_last = if is_last { 0 } else { FIN | PSH };
+            let not_first = if is_first { 0 } else { CWR };
+            let offset_flags = header.offset_flags.get() & !not_last & !not_first;
+            header.offset_flags = offset_flags.into();
+        }
+        // Of the pseudo header only the length has changed.
+        if let Some((place, sum)) = offload::own(head, ip) {
+            let sum = !checksum::update(!sum, len_u16(whole_len), len_u16(ip.l4_len()));
+            offload::store(head, place, sum);
+        }
+    }
+}
+
+/// How many bytes of packet a TCP segment with so many bytes of data is that has the
+/// headers of this one.
+#[must_use]
+pub fn packet_len(head: &[u8], ip: &Ip, data_len: u16) -> Option<NonZeroU16> {
+    if ip.protocol != protocol::TCP || ip.fragment != Fragment::Whole {
+        return None;
+    }
+    let headers = headers_len(head, ip)? - ip.l3;
+    NonZeroU16::new(headers.checked_add(data_len)?)
+}
+
+/// How many bytes of headers come before the data, Ethernet's included.
+fn headers_len(head: &[u8], ip: &Ip) -> Option<u16> {
+    let tcp_len = (header::<Tcp>(head, ip.l4)?.offset_flags.get() >> 12) * 4;
+    let len = ip.l4.checked_add(tcp_len)?;
+    let is_there = usize::from(len) <= head.len().min(ip.end());
+    (is_there && usize::from(tcp_len) >= size_of::<Tcp>()).then_some(len)
+}
+
+/// A length that is known to fit: whoever makes a packet longer has seen to it.
+fn len_u16(len: impl TryInto<u16>) -> u16 {
+    len.try_into().unwrap_or(u16::MAX)
+}
+
+/// Sets the length of a packet in its IP header.
+fn set_len(head: &mut [u8], ip: &Ip) {
+    if ip.src.is_ipv4() {
+        if let Some(header) = header_at::<ipv4::Header>(head, ip.l3) {
+            let (old, len) = (header.total_length.get(), len_u16(ip.packet_len));
+            header.total_length = len.into();
+            header.checksum = checksum::update(header.checksum.get(), old, len).into();
+        }
+    } else if let Some(header) = header_at::<ipv6::Header>(head, ip.l3) {
+        let payload = (ip.packet_len as usize).saturating_sub(ipv6::HEADER_LEN);
+        header.payload_length = len_u16(payload).into();
+    }
+}
+
 /// Segments that become one: the first, and the data of those after it.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
@@ -196,24 +314,14 @@ impl Run {
             packet_len: self.packet_len(),
             ..self.first.ip
         };
-        // `admits` has seen to it that it fits.
-        let len_u16 = |len: u32| u16::try_from(len).unwrap_or(u16::MAX);
-        if ip.src.is_ipv4() {
-            if let Some(header) = header_at::<ipv4::Header>(head, ip.l3) {
-                let (old, len) = (header.total_length.get(), len_u16(ip.packet_len));
-                header.total_length = len.into();
-                header.checksum = checksum::update(header.checksum.get(), old, len).into();
-            }
-        } else if let Some(header) = header_at::<ipv6::Header>(head, ip.l3) {
-            header.payload_length = len_u16(ip.l4_len()).into();
-        }
+        set_len(head, &ip);
         if let Some(header) = header_at::<Tcp>(head, ip.l4)
             && self.pushes
         {
             header.offset_flags = (header.offset_flags.get() | PSH).into();
         }
-        let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, ip.l4_len());
         let checksum = self.first.checksum();
+        let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, ip.l4_len());
         offload::store(head, checksum, sum.fold());
         Cut {
             checksum,
@@ -354,6 +462,90 @@ mod tests {
                 let partial = parts.map(Datagram::partial);
                 assert!(merged(&frames(&partial), MTU).unwrap() == expected.frame(LINK));
             }
+        }
+    }
+
+    /// A frame of merged segments with so much data each, cut.
+    fn pieces(frame: &[u8], data_len: u16) -> Vec<Vec<u8>> {
+        let whole = ip(frame);
+        let cut = Cut::of(frame, &whole, data_len).unwrap();
+        let len = packet_len(frame, &whole, data_len).unwrap();
+        assert_eq!(Cut::into_packets(frame, &whole, len), Some(cut));
+        let pieces = cut.pieces(&whole).map(|piece| {
+            let headers = &frame[..cut.headers_len.into()];
+            let mut bytes = [headers, &frame[piece.clone()]].concat();
+            let mut described = whole;
+            cut.head_piece(&mut bytes, &mut described, &piece);
+            assert_eq!(described, ip(&bytes));
+            assert_eq!(offload::partial(&bytes, &described), Some(cut.checksum));
+            bytes
+        });
+        pieces.collect()
+    }
+
+    #[test]
+    fn merged_segments_are_cut_into_what_they_were() {
+        for (src, dst) in ends() {
+            for start in [1, u32::MAX - 1500] {
+                // Odd lengths, which swap the halves of a sum.
+                let at = |part: u16, len| {
+                    let sequence = start.wrapping_add(u32::from(part) * 251);
+                    let base = tcp(src, dst).identification(0xffff_u16.wrapping_add(part));
+                    let part = base.sequence(sequence).tcp_options(&TIMESTAMP);
+                    part.traffic_class(1).payload(vec![0x5a; len]).partial()
+                };
+                for last in [251, 3] {
+                    let parts = [at(0, 251), at(1, 251), at(2, last).flags(ACK_PSH)];
+                    let parts = frames(&parts);
+                    assert!(pieces(&merged(&parts, MTU).unwrap(), 251) == parts);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn flags_of_all_segments_are_those_of_the_right_one() {
+        const ACK_ECE: u8 = 0x50;
+        const FIN_PSH: u8 = 0x09;
+        const CWR: u8 = 0x80;
+        for (src, dst) in ends() {
+            let part = |start: usize, len: usize, flags: u8| {
+                let sequence = u32::try_from(start).unwrap();
+                let id = u16::try_from(start / 100).unwrap();
+                let part = tcp(src, dst).sequence(sequence).identification(id);
+                part.payload(vec![7; len]).flags(flags).partial()
+            };
+            let whole = part(0, 250, ACK_ECE | FIN_PSH | CWR).frame(LINK);
+            let expected = [
+                part(0, 100, ACK_ECE | CWR),
+                part(100, 100, ACK_ECE),
+                part(200, 50, ACK_ECE | FIN_PSH),
+            ];
+            assert!(pieces(&whole, 100) == frames(&expected));
+            assert!(pieces(&whole, 250) == [whole]);
+        }
+    }
+
+    #[test]
+    fn only_tcp_with_a_partial_checksum_is_cut() {
+        let base = || tcp((A4, 80), (B4, 4000)).payload([7; 200]);
+        let cut = |datagram: Datagram, data_len| {
+            let frame = datagram.frame(LINK);
+            Cut::of(&frame, &ip(&frame), data_len)
+        };
+        assert!(cut(base().partial(), 100).is_some());
+        assert_eq!(cut(base(), 100), None);
+        assert_eq!(cut(base().partial(), LEAST_DATA - 1), None);
+        assert_eq!(cut(base().partial(), u16::MAX), None);
+        let udp = build::udp((A4, 80), (B4, 4000)).payload([7; 200]);
+        assert_eq!(cut(udp.partial(), 100), None);
+        // Headers that end beyond the first chunk, or before they begin.
+        let frame = base().partial().frame(LINK);
+        assert_eq!(Cut::of(&frame[..53], &ip(&frame), 100), None);
+        for offset in [0x40, 0xf0] {
+            let mut frame = tcp((A4, 80), (B4, 4000)).payload([7; 30]).frame(LINK);
+            frame[46] = offset;
+            assert_eq!(headers_len(&frame, &ip(&frame)), None);
         }
     }
 

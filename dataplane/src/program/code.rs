@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use aya::maps;
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
-use aya::programs::{Xdp, XdpMode};
+use aya::programs::{self, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use sluice_link::Link;
+use sluice_link::{Link, XdpMode};
 
 use super::ProgramError;
 use super::pins::Links;
@@ -53,12 +53,17 @@ impl Code {
     }
 
     /// Attaches the program to an interface and pins the attachment. Where a
-    /// dead daemon's program is still attached, ours takes its place at once:
-    /// not a frame passes between the two.
-    pub(super) fn attach(&mut self, links: &Links, link: &Link) -> Result<(), ProgramError> {
+    /// dead daemon's program is still attached in this mode, ours takes its place
+    /// at once: not a frame passes between the two.
+    pub(super) fn attach(
+        &mut self,
+        links: &Links,
+        link: &Link,
+        mode: XdpMode,
+    ) -> Result<(), ProgramError> {
         let interface = &link.name;
         if let Some(pin) = links.get(interface)? {
-            if is_on(&pin, link) {
+            if is_on(&pin, link) && link.xdp_mode == Some(mode) {
                 return match self.take_over(pin) {
                     Ok(_) => Ok(()),
                     // The dead daemon's program stays.
@@ -67,7 +72,7 @@ impl Code {
             }
             links.remove(interface)?;
         }
-        let pin = self.attach_unpinned(interface, link.index)?;
+        let pin = self.attach_unpinned(interface, link.index, mode)?;
         links.add(interface, pin)
     }
 
@@ -76,10 +81,11 @@ impl Code {
         &mut self,
         interface: &str,
         index: u32,
+        mode: XdpMode,
     ) -> Result<FdLink, ProgramError> {
         let give_up = Instant::now() + LINK_GOES_AWAY;
         loop {
-            let cause = match self.try_attach(index) {
+            let cause = match self.try_attach(index, mode) {
                 Ok(link) => return Ok(link),
                 Err(cause) => cause,
             };
@@ -94,13 +100,14 @@ impl Code {
         }
     }
 
-    fn try_attach(&mut self, index: u32) -> io::Result<FdLink> {
+    fn try_attach(&mut self, index: u32, mode: XdpMode) -> io::Result<FdLink> {
         let program = self.xdp()?;
-        // Driver mode and no fallback: generic XDP would copy every frame into
-        // one linear buffer first.
-        let id = program
-            .attach_to_if_index(index, XdpMode::Driver)
-            .map_err(into_io)?;
+        // No fallback from one to the other: other frames come.
+        let mode = match mode {
+            XdpMode::Driver => programs::XdpMode::Driver,
+            XdpMode::Stack => programs::XdpMode::Skb,
+        };
+        let id = program.attach_to_if_index(index, mode).map_err(into_io)?;
         let link = program.take_link(id).map_err(into_io)?;
         link.try_into().map_err(io::Error::other)
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use aya::EbpfLoader;
 use aya::maps::{MapData, MapError, XskMap};
 use sluice_bpf::uplink;
-use sluice_link::Link;
+use sluice_link::{Link, XdpMode};
 
 use super::code::Code;
 use super::pins::Pins;
@@ -22,7 +22,12 @@ pub struct UplinkOptions {
     pub multi_buffer: bool,
     /// RX queues that may get a socket.
     pub queues: u16,
+    /// The link's MTU, bytes of IP packet.
+    pub mtu: u32,
 }
+
+/// Ethernet's header with a VLAN tag.
+const LINK_HEADER: u32 = 18;
 
 /// The uplink's program with its sockets and attachment.
 pub struct UplinkProgram {
@@ -44,8 +49,10 @@ impl UplinkProgram {
             uplink::PROGRAM_SINGLE
         };
         let pins = Rc::clone(&ports.pins);
+        let longest_frame = options.mtu.saturating_add(LINK_HEADER);
         let mut loader = EbpfLoader::new();
         loader
+            .override_global(uplink::LONGEST_FRAME, &longest_frame, true)
             .default_map_pin_directory(mapping_tables::folder(pins.root()))
             .map_max_entries(uplink::QUEUES, options.queues.into());
         let mut code = Code::load(program, uplink::OBJECT, &mut loader)?;
@@ -62,8 +69,8 @@ impl UplinkProgram {
     /// # Errors
     /// A foreign program is there, the kernel refuses, or the pin fails; then
     /// nothing is attached but what was.
-    pub fn attach(&mut self, link: &Link) -> Result<(), ProgramError> {
-        self.code.attach(&self.pins.uplinks, link)
+    pub fn attach(&mut self, link: &Link, mode: XdpMode) -> Result<(), ProgramError> {
+        self.code.attach(&self.pins.uplinks, link, mode)
     }
 
     /// Gives what comes for mapped ports by an RX queue to a socket.

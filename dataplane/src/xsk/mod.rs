@@ -59,4 +59,4 @@ pub use handle::{Socket, Statistics};
 pub use pool::{Closed, FramePool};
 pub use rings::FILL_DEPTH;
 pub use socket::{BATCH_SIZE, Batch, Device, Features, Flush, Unsent, Xsk};
-pub use umem::{CHUNK_SIZE, Umem};
+pub use umem::{CHUNK_ROOM, CHUNK_SIZE, Umem};

@@ -1,7 +1,9 @@
 //! Free chunks, and how those of a closed socket come back.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::chain::Chain;
 use super::depot::{Depot, MAGAZINE};
 use super::frame::{Chunk, Frame};
 use super::umem::Umem;
@@ -158,6 +160,43 @@ impl FramePool {
         Some(self.umem.empty(chunk))
     }
 
+    /// A frame of these bytes of another, one range after the other. `None` if the
+    /// pool does not reach.
+    pub fn copy(
+        &mut self,
+        frame: &Frame,
+        ranges: impl IntoIterator<Item = Range<usize>>,
+    ) -> Option<Frame> {
+        let umem = self.umem;
+        let mut full: Option<Chain> = None;
+        let mut last = self.frame()?;
+        for range in ranges {
+            let mut at = 0;
+            for slice in umem.slices(frame) {
+                let [from, to] =
+                    [range.start, range.end].map(|bound| bound.saturating_sub(at).min(slice.len()));
+                at += slice.len();
+                let mut bytes = slice.get(from..to).unwrap_or_default();
+                loop {
+                    bytes = bytes.split_at(umem.extend(&mut last, bytes)).1;
+                    if bytes.is_empty() {
+                        break;
+                    }
+                    let Some(next) = self.frame() else {
+                        self.free(last);
+                        if let Some(chain) = full {
+                            self.free(chain.into_frame());
+                        }
+                        return None;
+                    };
+                    append(umem, &mut full, std::mem::replace(&mut last, next));
+                }
+            }
+        }
+        append(umem, &mut full, last);
+        full.map(Chain::into_frame)
+    }
+
     /// Frees a frame with all its chunks.
     #[inline]
     pub fn free(&mut self, frame: Frame) {
@@ -225,6 +264,14 @@ impl Closed {
     }
 }
 
+/// Appends `more` to a chain that may be yet to begin.
+fn append(umem: &Umem, chain: &mut Option<Chain>, more: Frame) {
+    match chain {
+        Some(chain) => chain.append(umem, more),
+        None => *chain = Some(Chain::new(umem, more)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -237,6 +284,44 @@ mod tests {
     fn free(pools: &[FramePool]) -> usize {
         let own: usize = pools.iter().map(FramePool::free_chunks).sum();
         own + pools[0].depot().map_or(0, |depot| depot.free_chunks())
+    }
+
+    #[test]
+    fn a_copy_has_the_bytes_of_its_ranges_and_the_pool_all_chunks_after_it() {
+        let (umem, mut pool) = Umem::create(8).unwrap();
+        let bytes: Vec<u8> = (0..8000_u32).map(|i| (i % 251) as u8).collect();
+        let mut parts = bytes.chunks(3840).map(|part| {
+            let mut frame = pool.frame().unwrap();
+            umem.set_content(&mut frame, part);
+            frame
+        });
+        let mut chain = Chain::new(umem, parts.next().unwrap());
+        parts.for_each(|part| chain.append(umem, part));
+        let whole = chain.into_frame();
+        for (ranges, chunks) in [
+            ([0..0, 0..8000], 3),
+            ([0..54, 3800..4000], 1),
+            ([0..54, 54..3840], 1),
+            ([0..54, 54..3841], 2),
+            ([7000..9000, 9000..9001], 1),
+            ([5..5, 9000..9001], 1),
+        ] {
+            let part = |range: Range<usize>| bytes.get(range.start..range.end.min(8000));
+            let parts = ranges.clone().map(|range| part(range).unwrap_or_default());
+            let copy = pool.copy(&whole, ranges).unwrap();
+            let copied = umem.slices(&copy).collect::<Vec<_>>().concat();
+            assert_eq!(copied, parts.concat());
+            assert_eq!((copy.len() as usize, copy.chunks()), (copied.len(), chunks));
+            pool.free(copy);
+        }
+        let rest: Vec<_> = (0..3).map(|_| pool.frame().unwrap()).collect();
+        assert!(
+            pool.copy(&whole, [0..1, 1..8000]).is_none(),
+            "two chunks are left"
+        );
+        rest.into_iter().for_each(|frame| pool.free(frame));
+        pool.free(whole);
+        assert_eq!(pool.free_chunks(), 8);
     }
 
     #[test]

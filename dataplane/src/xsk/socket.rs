@@ -57,6 +57,9 @@ pub struct Features {
     pub tx_budget: bool,
     /// Merged TCP segments sent as such, beside the rings: [`GsoSender`].
     pub gso: bool,
+    /// Merged TCP segments taken as such from stacks that we are the device of
+    /// (generic XDP and tcx, Linux 6.6).
+    pub tso: bool,
 }
 
 impl Features {
@@ -65,6 +68,13 @@ impl Features {
     #[must_use]
     pub fn can_merge(self) -> bool {
         self.gso || self.rings_take_merged()
+    }
+
+    /// Whether a stack may leave TCP segments merged for us: they come as frames of
+    /// several chunks, with checksums that nobody computes, and can go on as they are.
+    #[must_use]
+    pub fn takes_merged(self) -> bool {
+        self.tso && self.gso && self.multi_buffer && self.tx_metadata
     }
 
     /// Whether merged segments can be sent by [`Xsk::send`]: to a pod that takes

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use super::frame::{Chunk, Frame};
+use sluice_control::LONGEST_MERGED;
+
+use super::frame::{Chunk, Frame, MAX_CHUNKS};
 use super::pool::FramePool;
 use super::sys::{self, Mapping};
 
@@ -16,10 +18,17 @@ pub const CHUNK_SIZE: usize = 4096;
 /// The same, as the kernel's registration has it.
 const CHUNK_SIZE_U32: u32 = 4096;
 const _: () = assert!(CHUNK_SIZE_U32 as usize == CHUNK_SIZE, "one size");
+const _: () = assert!(
+    LONGEST_MERGED as usize == MAX_CHUNKS as usize * CHUNK_ROOM,
+    "what pods may send fits a frame"
+);
 
 /// Where a frame that we write starts in its chunk: the kernel leaves the same
 /// room before one that it writes (`XDP_PACKET_HEADROOM`).
 const HEADROOM: u16 = 256;
+
+/// Bytes of a frame in one chunk that we write.
+pub const CHUNK_ROOM: usize = CHUNK_SIZE - HEADROOM as usize;
 
 /// `sizeof(struct xsk_tx_metadata)`, just before a frame's first byte
 /// (kernel: Documentation/networking/xsk-tx-metadata.rst).
@@ -205,6 +214,20 @@ impl Umem {
         let len = self.set_meta(frame.head, HEADROOM, bytes.len());
         frame.len = len.into();
         self.head_mut(frame).copy_from_slice(&bytes[..len.into()]);
+    }
+
+    /// Adds as many of `bytes` to a frame of one chunk as that has room for; gives how
+    /// many.
+    pub(super) fn extend(&self, frame: &mut Frame, bytes: &[u8]) -> usize {
+        self.check(frame.umem);
+        debug_assert_eq!(frame.chunks, 1, "what follows would come before");
+        let meta = self.meta(frame.head);
+        let old = usize::from(meta.len);
+        let len = self.set_meta(frame.head, meta.offset, old + bytes.len());
+        frame.len = len.into();
+        let (_, new) = self.head_mut(frame).split_at_mut(old);
+        new.copy_from_slice(&bytes[..new.len()]);
+        new.len()
     }
 
     /// Takes the first `bytes` off a frame, or as many as lie in its first chunk.

@@ -149,7 +149,10 @@ pub(crate) fn delete_veth(attachment: &Attachment) {
 
 pub(crate) fn attach(node: &mut Node, attachment: &Attachment) -> Result<(), Refusal> {
     let attachment = attachment.clone();
-    match node.handle(Request::Attach { attachment }) {
+    match node.handle(Request::Attach {
+        attachment,
+        netns: None,
+    }) {
         Response::Ok(_) => Ok(()),
         Response::Error(refusal) => Err(refusal),
     }

@@ -45,6 +45,7 @@ impl Daemon {
     pub(crate) fn start(socket: &Path, host: &Space) -> Self {
         let listener = UnixListener::bind(socket).unwrap();
         let facts = NodeFacts {
+            tcp_segmentation_offload: true,
             gateway_mac: GATEWAY_MAC,
             max_mtu: 65_000,
             uplink_mtu: 1500,
@@ -161,7 +162,7 @@ impl State {
         }
         match request {
             Request::Describe => Response::Ok(serde_json::to_value(&self.facts).unwrap()),
-            Request::Attach { attachment } => {
+            Request::Attach { attachment, .. } => {
                 let up = ["ip", "link", "set", &attachment.host_ifname, "up"];
                 let net = format!("--net={}", self.host);
                 let status = Command::new("nsenter").arg(net).args(up).status().unwrap();

@@ -183,7 +183,13 @@ fn a_foreign_xdp_program_is_never_evicted() {
         reshaped: false,
         gro: true,
     };
-    let refused = node.client.ask(Request::Attach { attachment }).unwrap_err();
+    let refused = node
+        .client
+        .ask(Request::Attach {
+            attachment,
+            netns: None,
+        })
+        .unwrap_err();
     let ClientError::Refused(refusal) = refused else {
         panic!("{refused}");
     };

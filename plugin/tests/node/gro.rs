@@ -11,6 +11,12 @@ use crate::harness::{BEYOND4, BEYOND6, Node, Options, Pod, Space};
 
 const BYTES: usize = 20_000_000;
 
+/// Has the kernel cut what it sends by an interface, as one does that leaves no
+/// segments merged for us.
+fn cut_first(space: &Space, interface: &str) {
+    space.exec(&format!("ethtool -K {interface} tso off"));
+}
+
 fn can_merge(node: &Node) -> bool {
     node.has_gso() || node.has_multi_buffer() && node.has_tx_metadata()
 }
@@ -33,6 +39,7 @@ fn a_pod_gets_merged_what_others_send_in_small_segments() {
     let node = Node::start(&Options::default());
     let small = node.pods().with("localMtu", 1500);
     let small = node.add_to(&small, "small");
+    cut_first(&small, "eth0");
     let jumbo = node.add("jumbo");
     let plain = node.add_to(&node.pods().with("gro", false), "plain");
     for pod in [&jumbo, &plain] {
@@ -45,6 +52,11 @@ fn a_pod_gets_merged_what_others_send_in_small_segments() {
         }
     }
     // Its MTU does not matter where the kernel is told how to cut them.
+    for pod in [&jumbo, &plain] {
+        cut_first(pod, "eth0");
+        let echo = Echo::tcp(&small, small.addresses()[0]);
+        exchange(&connect(pod, echo.address), BYTES, 1);
+    }
     assert_eq!(merged(&node, &small) > 0, node.has_gso());
     assert_eq!(
         count(&jumbo, "TcpInErrs") + count(&jumbo, "TcpInCsumErrors"),
@@ -67,6 +79,7 @@ fn a_pod_gets_merged_what_others_send_in_small_segments() {
 fn what_goes_to_the_host_is_merged_and_leaves_as_it_was_sent() {
     let node = Node::start(&Options::default());
     let pod = node.add("pod");
+    cut_first(&pod, "eth0");
     let merged = || {
         let mut rows = node.rows().into_iter();
         let host = rows.find(|row| row.interface == "sluice-dp").unwrap();
@@ -92,9 +105,7 @@ fn who_takes_no_merged_segments_gets_them_one_by_one() {
     let node = Node::start(&Options::default());
     let small = node.add_to(&node.pods().with("localMtu", 1500), "small");
     let pod = node.add("pod");
-    let interface = pod.host_ifname();
-    node.space()
-        .exec(&format!("ethtool -K {interface} tso off"));
+    cut_first(node.space(), pod.host_ifname());
     for address in pod.addresses() {
         let echo = Echo::tcp(&pod, address);
         exchange(&connect(&small, echo.address), BYTES, 3);

@@ -25,6 +25,7 @@ mod replacement;
 mod requests;
 mod restart;
 mod sctp;
+mod segments;
 mod services;
 mod settings;
 mod shaping;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::Stream;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
 use rtnetlink::{Error, LinkDelRequest, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
@@ -53,11 +53,23 @@ pub struct Link {
     pub up: bool,
     /// Id of the XDP program on it; `None` also if there are several.
     pub xdp_program: Option<u32>,
+    /// Where that runs.
+    pub xdp_mode: Option<XdpMode>,
     /// What it is, as `ip -details link` says: `veth`, `bond`. A NIC has none.
     pub kind: Option<String>,
     /// Index of the interface that it is over, as a VLAN's is; of a veth's
     /// other end.
     pub over: Option<u32>,
+}
+
+/// Where an XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver (native), before the kernel has a packet. A veth's other end
+    /// then segments what it sends itself (`veth_fix_features`).
+    Driver,
+    /// In the kernel's stack (generic), which hands it merged segments whole.
+    Stack,
 }
 
 impl Netlink {
@@ -127,6 +139,22 @@ impl Netlink {
         })
     }
 
+    /// Has a link send no merged segments longer than so many bytes, Ethernet header
+    /// included: the kernel cuts what is.
+    ///
+    /// # Errors
+    /// There is no such link, more than the driver does, or no privilege.
+    pub fn set_longest_merged(&self, index: u32, bytes: u32) -> Result<(), LinkError> {
+        // `gso_features_check` in net/core/dev.c refuses what is not below it.
+        let message = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(bytes + 1))
+            .build();
+        let request = self.handle.link().set(message).execute();
+        self.ask(request, "set the longest merged segments of", || {
+            format!("the link with index {index}")
+        })
+    }
+
     /// Takes a link down: no frame passes any more.
     ///
     /// # Errors
@@ -190,6 +218,7 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             xdp_program: None,
+            xdp_mode: None,
             kind: None,
             over: None,
         };
@@ -200,7 +229,10 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(over) => link.over = Some(over),
                 LinkAttribute::LinkInfo(info) => link.kind = info.iter().find_map(kind),
-                LinkAttribute::Xdp(xdp) => link.xdp_program = xdp.iter().find_map(program_id),
+                LinkAttribute::Xdp(xdp) => {
+                    link.xdp_program = xdp.iter().find_map(program_id);
+                    link.xdp_mode = xdp.iter().find_map(mode);
+                }
                 _ => {}
             }
         }
@@ -218,6 +250,14 @@ fn kind(attribute: &LinkInfo) -> Option<String> {
 fn program_id(attribute: &LinkXdp) -> Option<u32> {
     match attribute {
         LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    }
+}
+
+fn mode(attribute: &LinkXdp) -> Option<XdpMode> {
+    match attribute {
+        LinkXdp::Attached(XdpAttached::Driver) => Some(XdpMode::Driver),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpMode::Stack),
         _ => None,
     }
 }

@@ -21,7 +21,7 @@ use crate::{LinkError, Netns};
 
 pub use address::AddressOptions;
 pub use forwarding::{Forwarding, Hop, Neighbour};
-pub use link::{Link, VethPair, VethPeer};
+pub use link::{Link, VethPair, VethPeer, XdpMode};
 pub use route::Route;
 
 /// A routing-netlink socket. It stays in the namespace it was opened in,

@@ -30,8 +30,14 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon in `space` and waits until it answers.
-    pub(crate) fn start(space: &Space, conflist: &Path, client: &Client) -> (Self, NodeFacts) {
+    /// Starts a daemon in `space` without these features, beside those that the suite
+    /// is to do without, and waits until it answers.
+    pub(crate) fn start(
+        space: &Space,
+        conflist: &Path,
+        client: &Client,
+        without: &[&str],
+    ) -> (Self, NodeFacts) {
         let log = conflist.with_extension("log");
         let file = File::options()
             .create(true)
@@ -40,7 +46,8 @@ impl Daemon {
             .unwrap();
         let mut command = space.command(executable().to_str().unwrap());
         command.args(["run", "--conflist"]).arg(conflist);
-        if let Some(features) = std::env::var_os("SLUICE_TEST_WITHOUT") {
+        let of_suite = std::env::var("SLUICE_TEST_WITHOUT").ok();
+        for features in of_suite.as_deref().iter().chain(without) {
             command.arg("--without").arg(features);
         }
         let child = command

@@ -61,6 +61,7 @@ pub(crate) struct Counters {
     pub(crate) tx_frames: u64,
     pub(crate) tx_bytes: u64,
     pub(crate) merged_frames: u64,
+    pub(crate) cut_frames: u64,
     pub(crate) answered: u64,
     pub(crate) icmp_errors: u64,
     pub(crate) marked: u64,
@@ -110,7 +111,7 @@ impl Node {
         let conflist = dir.path().join("sluice.conflist");
         let network = pod_network(&dir, &dataplane, "pods", &["10.77.0.0/24", "fd77::/64"]);
         fs::write(&conflist, network.conflist().to_string()).unwrap();
-        let (daemon, facts) = Daemon::start(&site.node, &conflist, &client);
+        let (daemon, facts) = Daemon::start(&site.node, &conflist, &client, &[]);
         let node = Self {
             facts,
             daemon: Some(daemon),
@@ -129,6 +130,9 @@ impl Node {
         if without.contains("multi-buffer") {
             assert!(!self.has_multi_buffer(), "{:?}", self.facts);
         }
+        if without.contains("tso") {
+            assert!(!self.has_tso(), "{:?}", self.facts);
+        }
         if without.contains("tx-metadata") {
             assert!(!self.has_tx_metadata(), "{:?}", self.facts);
         }
@@ -142,6 +146,11 @@ impl Node {
     /// Whether merged TCP segments are sent as such.
     pub(crate) fn has_gso(&self) -> bool {
         !std::env::var("SLUICE_TEST_WITHOUT").is_ok_and(|without| without.contains("gso"))
+    }
+
+    /// Whether merged TCP segments are taken as such.
+    pub(crate) fn has_tso(&self) -> bool {
+        self.facts.tcp_segmentation_offload
     }
 
     /// Whether pods leave checksums to be completed.
@@ -315,7 +324,13 @@ impl Node {
 
     /// Starts a daemon where there was one.
     pub(crate) fn restart(&mut self) {
-        let (daemon, _) = Daemon::start(&self.site.node, &self.conflist(), &self.client);
+        self.restart_without(&[]);
+    }
+
+    /// The same, without features of the kernel.
+    pub(crate) fn restart_without(&mut self, features: &[&str]) {
+        let (conflist, client) = (self.conflist(), &self.client);
+        let (daemon, _) = Daemon::start(&self.site.node, &conflist, client, features);
         self.daemon = Some(daemon);
     }
 

@@ -1,0 +1,62 @@
+//! Segments that their sender's stack left merged, for ports that take them one by
+//! one: what a device does that segments for the kernel.
+
+use super::{Engine, find};
+use crate::pipeline::Handoff;
+use crate::port::PortId;
+use crate::shaper::Direction;
+use crate::time::Nanos;
+use crate::verdict::DropReason;
+use crate::xsk::CHUNK_ROOM;
+
+impl Engine {
+    /// Whether a port takes merged segments as they are. One with a limit does not:
+    /// each waits by itself.
+    pub(super) fn takes_merged(&mut self, to: PortId, now: Nanos) -> bool {
+        find(&mut self.ports, to).is_none_or(|port| {
+            let is_shaped = port.shapers.get(Direction::Ingress).is_some();
+            !is_shaped && port.merges(now) && port.xsk.has_gso()
+        })
+    }
+
+    /// Cuts merged segments for this port, and has `forward` take one after the other.
+    pub(super) fn cut(
+        &mut self,
+        port: PortId,
+        handoff: Handoff,
+        mut forward: impl FnMut(&mut Self, Handoff),
+    ) {
+        let Handoff { frame, meta } = handoff;
+        let umem = self.pool.umem();
+        let mut made = 0;
+        let mut is_whole = false;
+        // Departure has found that it can be cut.
+        if let Some(cut) = meta.cut(umem.head(&frame)) {
+            let headers = 0..usize::from(cut.headers_len);
+            let pieces = cut.pieces(&meta.ip);
+            let chunks = (headers.len() + usize::from(cut.data_len)).div_ceil(CHUNK_ROOM);
+            is_whole = self.pool.has(pieces.len() * chunks);
+            for piece in pieces.take_while(|_| is_whole) {
+                let ranges = [headers.clone(), piece.clone()];
+                let Some(mut copy) = self.pool.copy(&frame, ranges) else {
+                    is_whole = false;
+                    break;
+                };
+                let mut ip = meta.ip;
+                cut.head_piece(umem.head_mut(&mut copy), &mut ip, &piece);
+                let meta = meta.piece(ip);
+                forward(self, Handoff { frame: copy, meta });
+                made += 1;
+            }
+        }
+        self.pool.free(frame);
+        let Some(port) = find(&mut self.ports, port) else {
+            return;
+        };
+        if !is_whole {
+            port.counters.drops.count(DropReason::QueueMemory);
+            made += 1;
+        }
+        port.counters.cut_frames.add(made - 1);
+    }
+}
