@@ -304,7 +304,11 @@ impl Trial {
                 .map_err(|error| error.to_string()),
             Feature::Tso => self
                 .attach(true, XdpMode::Stack)
-                .and_then(|()| MergedMark::load()?.attach(&self.link.name).map(drop))
+                .and_then(|()| {
+                    let mut mark = MergedMark::load()?;
+                    mark.attach(&self.link.name)?;
+                    mark.attach_for_good(&self.link.name)
+                })
                 .map_err(|error| error.to_string()),
         };
         tried.map_or_else(State::Missing, |()| State::Present)

@@ -19,7 +19,6 @@ use std::rc::Rc;
 
 use aya::EbpfLoader;
 use aya::maps::{self, Array, MapData, MapError, XskMap};
-use aya::programs::links::FdLink;
 
 use sluice_bpf::merged;
 use sluice_link::{Link, LinkError, XdpMode};
@@ -243,39 +242,12 @@ impl PortProgram {
         })
     }
 
-    /// Whether the far end of this interface marks merged segments.
-    ///
-    /// # Errors
-    /// The file system's reason.
-    pub fn is_marked(&self, interface: &str) -> Result<bool, ProgramError> {
-        Ok(self.pins.marks.get(interface)?.is_some())
-    }
-
-    /// Pins an attachment of [`MergedMark`] at the far end of this interface, in the
-    /// place of one that may have been there.
-    ///
-    /// # Errors
-    /// The file system's reason.
-    pub fn keep_mark(&self, interface: &str, link: FdLink) -> Result<(), ProgramError> {
-        self.pins.marks.remove(interface)?;
-        self.pins.marks.add(interface, link)
-    }
-
-    /// Ends what [`PortProgram::keep_mark`] began; a success also if it did not.
-    ///
-    /// # Errors
-    /// The file system's reason.
-    pub fn remove_mark(&self, interface: &str) -> Result<(), ProgramError> {
-        self.pins.marks.remove(interface)
-    }
-
     /// Removes the pins of interfaces that do not exist any more: dead files.
     ///
     /// # Errors
     /// The file system's reason.
     pub fn prune(&self, exists: impl Fn(&str) -> bool) -> Result<(), ProgramError> {
-        let ports = self.pins.ports.prune(&exists);
-        self.pins.marks.prune(exists).and(ports)
+        self.pins.ports.prune(exists)
     }
 }
 

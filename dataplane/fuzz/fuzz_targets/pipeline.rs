@@ -8,6 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, link, mac, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
 use sluice_dataplane::next_hops::{NextHops, Path, Uplink};
+use sluice_dataplane::packet::ethernet::MERGED;
 use sluice_dataplane::packet::{Ethernet, build, exercise};
 use sluice_dataplane::port::PortId;
 use sluice_dataplane::verdict::DropReason;
@@ -106,7 +107,15 @@ fn conversation(slot: u16) -> Vec<Vec<u8>> {
         let tcp = build::tcp((v6(from), 80), (v6(to), 80));
         tcp.sequence(sequence).payload([0; 40])
     };
+    // Three that the sender's stack has left merged: 60 bytes each.
+    let [a, b, c, d] = MERGED;
+    let merged = Ethernet {
+        src: [a, b, c, d, 0, 60],
+        ..link(slot)
+    };
+    let whole = tcp.clone().flags(0x18).payload([0; 150]).partial();
     let mut frames = vec![
+        whole.frame(merged),
         tcp.clone().flags(0x02).frame(link(slot)),
         tcp.flags(0x10).partial().frame(link(slot)),
         part(1).frame(link(slot)),
@@ -123,9 +132,13 @@ fuzz_target!(|input: &[u8]| {
     let Some((umem, pool)) = MEMORY.take() else {
         panic!("no memory for the UMEM");
     };
-    // One worker or two, and the same holds.
-    let workers = 1 + u16::from(input.len() % 2 == 1);
-    let mut lab = Lab::over(umem, pool, LabOptions { workers, ..OPTIONS });
+    // One worker or two, with merged segments or without, and the same holds.
+    let options = LabOptions {
+        workers: 1 + u16::from(input.len() % 2 == 1),
+        gro: input.len() % 4 < 2,
+        ..OPTIONS
+    };
+    let mut lab = Lab::over(umem, pool, options);
     lab.set_mappings(mappings());
     lab.set_uplink(&uplink());
     let mut rest = input;
@@ -153,15 +166,16 @@ fuzz_target!(|input: &[u8]| {
         .map(|reason| lab.worker_drops(reason))
         .sum();
     let mut errors = 0;
-    let mut merged = 0;
+    let (mut merged, mut cut) = (0, 0);
     for slot in HOST..=UPLINK {
         let counters = lab.counters(slot);
         received += counters.rx_frames.get();
         errors += counters.icmp_errors.get();
         merged += counters.merged_frames.get();
+        cut += counters.cut_frames.get();
         dropped += counters.drops.snapshot().values().sum::<u64>();
     }
-    assert_eq!(received + errors, arrived + merged + dropped);
+    assert_eq!(received + cut + errors, arrived + merged + dropped);
     lab.assert_no_chunk_lost();
     let pool = lab.into_pool();
     assert_eq!(pool.free_chunks(), umem.chunks() as usize);

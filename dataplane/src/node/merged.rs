@@ -7,8 +7,7 @@ use aya::programs::links::FdLink;
 use sluice_control::Attachment;
 use sluice_link::{Link, XdpMode};
 
-use super::NodeError;
-use super::wiring::{Step, Wiring};
+use super::wiring::Wiring;
 use crate::program::{FarEnd, MergedMark, ProgramError};
 
 /// What says how merged segments are cut; on the host's end of the host port for as
@@ -49,7 +48,6 @@ impl Wiring {
         attachment: &Attachment,
         link: &Link,
         netns: Option<&Path>,
-        steps: &mut Vec<Step>,
     ) -> XdpMode {
         let (Some(mark), Some(netns)) = (&mut self.mark, netns) else {
             return mode(false);
@@ -59,15 +57,8 @@ impl Wiring {
             ifname: &attachment.id.ifname,
             mac: attachment.pod_mac,
         };
-        let marked = mark
-            .program
-            .attach_beyond(link, &far)
-            .and_then(|attached| self.program.keep_mark(&link.name, attached));
-        match marked {
-            Ok(()) => {
-                steps.push(Step::Mark(link.name.clone()));
-                mode(true)
-            }
+        match mark.program.attach_beyond(link, &far) {
+            Ok(()) => mode(true),
             Err(error) => {
                 tracing::warn!(
                     id = %attachment.id,
@@ -79,14 +70,10 @@ impl Wiring {
         }
     }
 
-    /// Where the program of a pod's interface is to run that an earlier daemon wired.
-    pub(super) fn mode_of(&self, link: &Link, steps: &mut Vec<Step>) -> Result<XdpMode, NodeError> {
-        let is_marked = self.program.is_marked(&link.name)?;
-        if is_marked {
-            steps.push(Step::Mark(link.name.clone()));
-        }
-        let was = link.xdp_mode == Some(mode(true));
-        Ok(mode(was && is_marked && self.features.takes_merged()))
+    /// Where the program of a pod's interface is to run that an earlier daemon wired:
+    /// the far end is as it was.
+    pub(super) fn mode_of(&self, link: &Link) -> XdpMode {
+        mode(link.xdp_mode == Some(XdpMode::Stack) && self.features.takes_merged())
     }
 
     /// Where the uplink's program runs: as early as can be, but not so that the

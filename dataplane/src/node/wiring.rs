@@ -46,8 +46,6 @@ pub(super) enum Step {
     Socket(u16),
     /// The program is on the interface of this name.
     Program(String),
-    /// Its far end marks merged segments.
-    Mark(String),
     /// The host reaches this address.
     Route(PodAddress),
     /// The kernel may track connections that came by these.
@@ -84,7 +82,7 @@ pub(super) struct Wiring {
     netfilter: Netfilter,
     /// `None` where the kernel does not have it.
     host_processes: Option<HostProcesses>,
-    pub(super) program: PortProgram,
+    program: PortProgram,
     umem: &'static Umem,
     pub(super) features: Features,
     /// By what all ports' merged segments go; `None` where the kernel cannot.
@@ -231,7 +229,7 @@ impl Wiring {
         netns: Option<&Path>,
     ) -> Result<Wired, NodeError> {
         let mut wired = self.open_pod(attachment, link, id)?;
-        let mode = self.mark_far_end(attachment, link, netns, &mut wired.steps);
+        let mode = self.mark_far_end(attachment, link, netns);
         let redirected = self.redirect(&mut wired, link, mode);
         match redirected.and_then(|()| self.join(attachment, link, &mut wired.steps)) {
             Ok(()) => Ok(wired),
@@ -285,8 +283,7 @@ impl Wiring {
         wired: &mut Wired,
         found: &[Route],
     ) -> Result<(), NodeError> {
-        let mode = self.mode_of(link, &mut wired.steps)?;
-        self.redirect(wired, link, mode)?;
+        self.redirect(wired, link, self.mode_of(link))?;
         for pod in &attachment.addresses {
             self.host_port.restore_pod(pod, found)?;
             wired.steps.push(Step::Route(pod.clone()));
@@ -299,19 +296,16 @@ impl Wiring {
         self.lead_host_processes(attachment, &mut wired.steps)
     }
 
-    /// Undoes what was done to take a pod back, but leaves the programs on its
-    /// interfaces.
+    /// Undoes what was done to take a pod back, but leaves the program on its
+    /// interface.
     pub(super) fn give_up(&mut self, mut wired: Wired) {
-        wired
-            .steps
-            .retain(|step| !matches!(step, Step::Program(_) | Step::Mark(_)));
+        wired.steps.retain(|step| !matches!(step, Step::Program(_)));
         self.undo(wired.steps);
     }
 
     /// Lets go of an interface that no port is wired to.
     pub(super) fn release(&mut self, link: Option<&Link>, interface: &str) -> Vec<NodeError> {
-        let interface = interface.to_owned();
-        let mut steps = vec![Step::Mark(interface.clone()), Step::Program(interface)];
+        let mut steps = vec![Step::Program(interface.to_owned())];
         steps.extend(link.map(|link| Step::Up(link.index)));
         self.undo(steps)
     }
@@ -364,7 +358,6 @@ impl Wiring {
             Step::Interface(index) => self.program.clear_port(index)?,
             Step::Socket(slot) => self.program.clear_socket(slot)?,
             Step::Program(interface) => self.program.detach(&interface)?,
-            Step::Mark(interface) => self.program.remove_mark(&interface)?,
             Step::Route(pod) => self.host_port.remove_pod(&pod)?,
             Step::Connections(redirects) => self.forget_connections(&redirects, Stale::There),
             Step::Rules(rules) => self.netfilter.remove(&rules)?,

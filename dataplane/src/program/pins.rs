@@ -1,6 +1,5 @@
 //! Our bpf file system: `links/<interface>` is the pin of a port's attachment,
-//! `uplinks/<interface>` of the uplink's, `marks/<interface>` of what marks merged
-//! segments at the port's far end.
+//! `uplinks/<interface>` of the uplink's.
 
 use std::fs;
 use std::io;
@@ -20,7 +19,6 @@ pub(super) struct Pins {
     root: PathBuf,
     pub(super) ports: Links,
     pub(super) uplinks: Links,
-    pub(super) marks: Links,
 }
 
 /// A folder of pins. An attachment lives as long as its file.
@@ -41,7 +39,6 @@ impl Pins {
             root: root.to_owned(),
             ports: Links::make(root.join("links"))?,
             uplinks: Links::make(root.join("uplinks"))?,
-            marks: Links::make(root.join("marks"))?,
         })
     }
 
@@ -61,9 +58,8 @@ impl Pins {
         }
         let pins = Self::open(root)?;
         // What cannot be removed is reported; dropping unmounts the rest.
-        let links = [&pins.ports, &pins.uplinks, &pins.marks];
-        let outcomes = links.map(|links| links.prune(|_| false));
-        outcomes.into_iter().collect()
+        let ports = pins.ports.prune(|_| false);
+        pins.uplinks.prune(|_| false).and(ports)
     }
 
     /// Unmounts the file system if no pin is left.
@@ -72,12 +68,9 @@ impl Pins {
             root,
             ports,
             uplinks,
-            marks,
         } = self;
-        for links in [ports, uplinks, marks] {
-            if !links.close()? {
-                return Ok(());
-            }
+        if !ports.close()? || !uplinks.close()? {
+            return Ok(());
         }
         umount(root).map_err(|errno| failed("unmount", root, errno.into()))?;
         fs::remove_dir(root).map_err(|cause| failed("remove", root, cause))
@@ -115,7 +108,7 @@ impl Links {
         let path = self.0.join(interface);
         link.pin(&path)
             .map(drop)
-            .map_err(|cause| failed("pin the attachment at", &path, io::Error::other(cause)))
+            .map_err(|cause| failed("pin the XDP attachment at", &path, io::Error::other(cause)))
     }
 
     /// A success also if there is no such pin.
