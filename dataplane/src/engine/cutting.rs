@@ -28,7 +28,7 @@ impl Engine {
     ) {
         let Handoff { frame, meta } = handoff;
         let umem = self.pool.umem();
-        let mut made = 0;
+        let mut made: u64 = 0;
         let mut is_whole = false;
         // Departure has found that it can be cut.
         if let Some(cut) = meta.cut(umem.head(&frame)) {
@@ -57,6 +57,6 @@ impl Engine {
             port.counters.drops.count(DropReason::QueueMemory);
             made += 1;
         }
-        port.counters.cut_frames.add(made - 1);
+        port.counters.cut_frames.add(made.saturating_sub(1));
     }
 }

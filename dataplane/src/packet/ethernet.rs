@@ -10,7 +10,7 @@ pub const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// How the source address of merged TCP segments begins, where the interface that
 /// sends them has a program for it.
-pub const MERGED: [u8; 4] = sluice_bpf::merged::MARK;
+pub const MERGED: [u8; 4] = *b"\x02SLG";
 
 pub(super) const IPV4: u16 = 0x0800;
 pub(super) const ARP: u16 = 0x0806;

@@ -15,6 +15,12 @@ use sluice_link::{Link, Netlink, Netns};
 
 use super::ProgramError;
 use crate::bpf_error::into_io;
+use crate::packet::ethernet;
+
+const _: () = assert!(
+    u32::from_be_bytes(merged::MARK) == u32::from_be_bytes(ethernet::MERGED),
+    "the program's mark is the one that is read"
+);
 
 /// A pod's interface, in its namespace.
 #[derive(Debug, Clone, Copy)]
