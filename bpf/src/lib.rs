@@ -38,7 +38,7 @@ pub mod merged {
     pub static OBJECT: &[u8] =
         aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/merged.bpf.o"));
 
-    /// For what an interface sends (tcx egress, Linux 6.6).
+    /// For what an interface sends (egress, by tcx or `clsact`).
     pub const PROGRAM: &str = "mark_merged";
 
     /// How the source MAC address of merged segments begins. The two bytes after it

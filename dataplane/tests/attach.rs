@@ -16,7 +16,7 @@ use sluice_dataplane::host_port::GATEWAY_MAC;
 use sluice_dataplane::node::Node;
 use sluice_dataplane::probe::Feature;
 use sluice_dataplane::remains;
-use sluice_link::Netlink;
+use sluice_link::{Netlink, XdpMode};
 
 /// Runs `test` with a node in a namespace, and sees to it that nothing is left.
 fn with_node(test: impl FnOnce(&TestNetns, &mut Node) + Send) {
@@ -466,6 +466,40 @@ fn the_plugin_learns_what_it_needs() {
         assert_eq!(kernel["features"][0]["state"], "without");
         drop(node);
         folder.reset();
+    });
+}
+
+/// Only the other end of the pod's veth gets the program that marks what it sends.
+#[test]
+fn merged_segments_are_taken_from_the_pods_own_interface_only() {
+    with_node(|_, node| {
+        let here = Some("/proc/thread-self/ns/net".into());
+        let nowhere = Some("/proc/thread-self/ns/mnt".into());
+        let mut right = pod(11);
+        right.id.ifname = format!("{}-pod", right.host_ifname);
+        let mut wrong_mac = pod(12);
+        wrong_mac.id.ifname = format!("{}-pod", wrong_mac.host_ifname);
+        let cases = [
+            (right.clone(), right.pod_mac, here.clone(), XdpMode::Stack),
+            (right.clone(), right.pod_mac, nowhere, XdpMode::Driver),
+            (right.clone(), right.pod_mac, None, XdpMode::Driver),
+            (pod(11), right.pod_mac, here.clone(), XdpMode::Driver),
+            (wrong_mac, [2, 0, 0, 0, 0, 99], here, XdpMode::Driver),
+        ];
+        for (number, (mut attachment, mac, netns, mode)) in cases.into_iter().enumerate() {
+            make_veth(&attachment);
+            attachment.pod_mac = mac;
+            let interface = attachment.host_ifname.clone();
+            let request = Request::Attach {
+                attachment: attachment.clone(),
+                netns,
+            };
+            ask(node, request);
+            let link = Netlink::new().unwrap().link(&interface).unwrap().unwrap();
+            assert_eq!(link.xdp_mode, Some(mode), "case {number}");
+            detach(node, &attachment);
+            delete_veth(&attachment);
+        }
     });
 }
 

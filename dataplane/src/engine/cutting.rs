@@ -28,18 +28,19 @@ impl Engine {
     ) {
         let Handoff { frame, meta } = handoff;
         let umem = self.pool.umem();
-        let mut made: u64 = 0;
-        let mut is_whole = false;
+        let (mut made, mut is_short) = (0_u64, true);
         // Departure has found that it can be cut.
         if let Some(cut) = meta.cut(umem.head(&frame)) {
             let headers = 0..usize::from(cut.headers_len);
             let pieces = cut.pieces(&meta.ip);
             let chunks = (headers.len() + usize::from(cut.data_len)).div_ceil(CHUNK_ROOM);
-            is_whole = self.pool.has(pieces.len() * chunks);
-            for piece in pieces.take_while(|_| is_whole) {
+            is_short = !self.pool.has(pieces.len() * chunks);
+            let some = if is_short { 0 } else { pieces.len() };
+            for piece in pieces.take(some) {
                 let ranges = [headers.clone(), piece.clone()];
+                // Other workers may have taken what there was.
                 let Some(mut copy) = self.pool.copy(&frame, ranges) else {
-                    is_whole = false;
+                    is_short = true;
                     break;
                 };
                 let mut ip = meta.ip;
@@ -53,7 +54,7 @@ impl Engine {
         let Some(port) = find(&mut self.ports, port) else {
             return;
         };
-        if !is_whole {
+        if is_short {
             port.counters.drops.count(DropReason::QueueMemory);
             made += 1;
         }

@@ -89,7 +89,7 @@ pub(super) struct Wiring {
     gso: Option<Arc<GsoSender>>,
     /// Where merged segments come.
     pub(super) mark: Option<Mark>,
-    pub(super) netlink: Rc<Netlink>,
+    netlink: Rc<Netlink>,
 }
 
 impl Wiring {

@@ -170,27 +170,21 @@ impl FramePool {
         let umem = self.umem;
         let mut full: Option<Chain> = None;
         let mut last = self.frame()?;
-        for range in ranges {
-            let mut at = 0;
-            for slice in umem.slices(frame) {
-                let [from, to] =
-                    [range.start, range.end].map(|bound| bound.saturating_sub(at).min(slice.len()));
-                at += slice.len();
-                let mut bytes = slice.get(from..to).unwrap_or_default();
-                loop {
-                    bytes = bytes.split_at(umem.extend(&mut last, bytes)).1;
-                    if bytes.is_empty() {
-                        break;
-                    }
-                    let Some(next) = self.frame() else {
-                        self.free(last);
-                        if let Some(chain) = full {
-                            self.free(chain.into_frame());
-                        }
-                        return None;
-                    };
-                    append(umem, &mut full, std::mem::replace(&mut last, next));
+        let parts = ranges.into_iter().flat_map(|range| umem.part(frame, range));
+        for mut bytes in parts {
+            loop {
+                bytes = bytes.split_at(umem.extend(&mut last, bytes)).1;
+                if bytes.is_empty() {
+                    break;
                 }
+                let Some(next) = self.frame() else {
+                    append(umem, &mut full, last);
+                    if let Some(chain) = full {
+                        self.free(chain.into_frame());
+                    }
+                    return None;
+                };
+                append(umem, &mut full, std::mem::replace(&mut last, next));
             }
         }
         append(umem, &mut full, last);

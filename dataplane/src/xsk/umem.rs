@@ -2,6 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -201,6 +202,22 @@ impl Umem {
             let this = chunk;
             chunk = self.meta(this).next;
             self.bytes(this)
+        })
+    }
+
+    /// The frame's bytes in a range, chunk after chunk.
+    pub(super) fn part<'a>(
+        &'a self,
+        frame: &'a Frame,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = &'a [u8]> {
+        let mut end = 0;
+        self.slices(frame).map(move |slice| {
+            let start = end;
+            end += slice.len();
+            let within = |bound: usize| bound.saturating_sub(start).min(slice.len());
+            let bytes = slice.get(within(range.start)..within(range.end));
+            bytes.unwrap_or_default()
         })
     }
 
