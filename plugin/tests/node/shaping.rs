@@ -29,6 +29,9 @@ const RATES: [u64; 5] = [MBIT, 10 * MBIT, 100 * MBIT, 1_000 * MBIT, 5_000 * MBIT
 const TIME: Duration = Duration::from_millis(MILLIS);
 const MILLIS: u64 = 250;
 
+/// How often a limit may be tried on a busy machine until most of it is seen.
+const TRIES: usize = 3;
+
 /// Payload of datagrams that fit every way.
 const DATAGRAM: usize = 1200;
 
@@ -186,12 +189,20 @@ impl Delivery {
         }
     }
 
-    /// That much of what the limit lets pass came at least, or all that was sent.
+    /// Whether a `part`th of what the limit lets pass came.
+    fn has(&self, limit: Limit, part: u64) -> bool {
+        self.bytes() >= limit.rate / 8 * MILLIS / 1000 / part
+    }
+
     #[track_caller]
     fn assert_got_on(&self, limit: Limit, part: u64, what: &str) {
-        let full = limit.rate / 8 * MILLIS / 1000;
-        let bytes = self.bytes();
-        assert!(bytes >= full / part, "{what}: {bytes} bytes, not {full}");
+        let (sent, came) = (self.sent, self.arrivals.len());
+        let last = self.arrivals.last();
+        let last = last.map(|arrival| arrival.at.saturating_sub(self.start));
+        assert!(
+            self.has(limit, part),
+            "{what}: {sent} sent, {came} came, the last after {last:?}; less than 1/{part} of {limit}",
+        );
     }
 }
 
@@ -467,9 +478,15 @@ fn two_interfaces_of_a_pod_have_their_own_limits() {
                 ..limit
             };
             let way = Way::direct(peer, &pod, address);
-            let delivery = way.carry(sender, Protocol::Udp, 2 * limit.rate);
-            delivery.assert_within(limit, &what);
-            delivery.assert_got_on(limit, 2, &what);
+            // The sender or the worker may have no CPU for most of a try: the
+            // kernel still takes apart what the test before had.
+            let tries = std::iter::repeat_with(|| {
+                let delivery = way.carry(sender, Protocol::Udp, 2 * limit.rate);
+                delivery.assert_within(limit, &what);
+                delivery
+            });
+            let best = tries.take(TRIES).find(|delivery| delivery.has(limit, 2));
+            assert!(best.is_some(), "{what}: less than half, {TRIES} times");
         }
     }
     finish(node, Vec::from(peers).into_iter().chain([pod]).collect());
