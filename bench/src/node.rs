@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use clap::{ValueEnum, value_parser};
 use nix::unistd::geteuid;
@@ -153,7 +153,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let target = args.node.target(&bed);
     let others: Vec<&str> = bed.others().map(|pod| pod.space.name()).collect();
     let (program, arguments) = args.command.split_first().ok_or("no command")?;
-    let status = Command::new(program)
+    let failed = BenchError::system("run", program);
+    let mut command = interrupt::command(program);
+    command
         .args(arguments)
         .env("PKTGEN_FROM", bed.client.space.name())
         .env("PKTGEN_INTO", bed.server.space.name())
@@ -161,9 +163,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         .env("PKTGEN_ADDRESS", target.ip().to_string())
         .env("PKTGEN_PORT", target.port().to_string())
         .env("PKTGEN_SINK_PORT", POD_PORT.to_string())
-        .stdin(Stdio::null())
-        .status()
-        .map_err(BenchError::system("run", program))?;
+        .stdin(Stdio::null());
+    let status = command
+        .spawn()
+        .and_then(|mut child| interrupt::wait(&mut child));
+    let status = status.map_err(failed)?;
     if status.success() {
         Ok(())
     } else {

@@ -1,9 +1,10 @@
-//! `sluice-bench compare` as it is run, with one tiny case: real namespaces,
-//! the real plugin and daemon, the real `bridge`.
+//! `sluice-bench compare` as it is run, with tiny cases: real namespaces, the
+//! real plugin and daemon, the real `bridge`; and how it and `node` end early.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -95,7 +96,7 @@ fn a_tiny_run_writes_all_its_forms_and_leaves_nothing() {
 fn an_interrupted_run_leaves_nothing() {
     let mut command = compare();
     command.args(["--cases", "udp-hostport", "--pairs", "400"]);
-    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let pid = child.id();
     let daemon = format!("/run/sluice-bench-{pid}-0/run/sluiced.sock");
     let start = Instant::now();
@@ -107,6 +108,29 @@ fn an_interrupted_run_leaves_nothing() {
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
     assert!(!child.wait().unwrap().success());
     assert_eq!(left_by(pid), [""; 0]);
+}
+
+#[test]
+fn a_node_that_is_told_to_end_ends_its_command_and_leaves_nothing() {
+    let mut node = Command::new(env!("CARGO_BIN_EXE_sluice-bench"));
+    node.args([
+        "node",
+        "--design",
+        "floor",
+        "sh",
+        "-c",
+        "echo here; exec sleep 1000",
+    ]);
+    let mut child = node.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut said).unwrap();
+    assert_eq!(said, "here\n");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(!child.wait().unwrap().success());
+    // The command has it open while it lives.
+    assert_eq!(output.read_line(&mut said).unwrap(), 0);
+    assert_eq!(left_by(child.id()), [""; 0]);
 }
 
 #[test]

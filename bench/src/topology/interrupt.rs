@@ -1,10 +1,13 @@
 //! Ctrl-C: what runs ends by itself, so that everything made goes.
 
-use std::process::exit;
+use std::io;
+use std::process::{Child, Command, ExitStatus, exit};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 
 use super::TopologyError;
 
@@ -52,4 +55,35 @@ pub(crate) fn check() -> Result<(), TopologyError> {
         return Err(TopologyError::Interrupted);
     }
     Ok(())
+}
+
+/// Words before a command of our own: what we have blocked to watch for it
+/// would be blocked for it, too.
+pub(super) const UNBLOCKED: [&str; 2] = ["env", "--default-signal=INT,TERM,HUP"];
+
+/// A program that is signalled as it would be without us.
+pub(crate) fn command(program: &str) -> Command {
+    let [env, option] = UNBLOCKED;
+    let mut command = Command::new(env);
+    command.args([option, program]);
+    command
+}
+
+/// Waits for a child, which is asked to end once such a signal came.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+    let mut was_asked = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if is_set() && !was_asked {
+            // Not waited for yet, so the ID is still its own.
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+            was_asked = true;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }

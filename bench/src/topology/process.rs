@@ -37,8 +37,7 @@ impl Process {
         let child = space
             .command("setpriv")
             .args(["--pdeathsig", "KILL"])
-            // What we have blocked to watch for it is blocked for children, too.
-            .args(["env", "--default-signal=INT,TERM,HUP"])
+            .args(interrupt::UNBLOCKED)
             .args(words)
             .process_group(0)
             .stdin(Stdio::null())
