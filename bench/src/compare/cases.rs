@@ -14,6 +14,8 @@ pub(crate) enum Placement {
     Apart,
     /// Both on the first.
     Together,
+    /// Both on the second, with what forwards.
+    OneCpu,
 }
 
 /// Who talks to whom.
@@ -137,12 +139,12 @@ impl Case {
         self
     }
 
-    /// These designs in the other placement, too.
-    pub(super) fn also_together(mut self, designs: &[Design]) -> Self {
+    /// These designs in another placement, too.
+    pub(super) fn also(mut self, placement: Placement, designs: &[Design]) -> Self {
         let feature = self.arms[0].spec.feature;
         for design in designs {
             self.arms.push(Arm {
-                placement: Placement::Together,
+                placement,
                 ..Arm::new(*design, feature)
             });
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cases::{Case, Path, Work};
+use super::cases::{Case, Path, Placement, Work};
 use crate::topology::{Design, Feature};
 
 /// Every case, in the order of the report.
@@ -13,10 +13,11 @@ pub(crate) fn all() -> Vec<Case> {
         HostToPod, OutsideToHostPort, OutsideToPod, PodToHostPort, PodToOutside, PodToPod,
         PodToService,
     };
+    use Placement::{OneCpu, Together};
     vec![
         Case::new("udp", "64-byte UDP, pod to pod", Work::Flood(PodToPod))
             .beside(Plain, &[Bridge, Ovs, BridgeWithoutNetfilter, Ptp])
-            .also_together(&[Bridge, Ovs])
+            .also(Together, &[Bridge, Ovs])
             .quick(),
         Case::new(
             "udp-hostport",
@@ -24,7 +25,7 @@ pub(crate) fn all() -> Vec<Case> {
             Work::Flood(PodToHostPort),
         )
         .beside(HostPort, &[Bridge])
-        .also_together(&[Bridge])
+        .also(Together, &[Bridge])
         .quick(),
         Case::new(
             "udp-hostport-outside",
@@ -32,14 +33,14 @@ pub(crate) fn all() -> Vec<Case> {
             Work::Flood(OutsideToHostPort),
         )
         .beside(HostPort, &[Bridge])
-        .also_together(&[Bridge]),
+        .also(Together, &[Bridge]),
         Case::new(
             "udp-shaped",
             "64-byte UDP, pod to pod, limits above the load",
             Work::Flood(PodToPod),
         )
         .beside(Shaped, &[Bridge])
-        .also_together(&[Bridge])
+        .also(Together, &[Bridge])
         .quick(),
         Case::new(
             "udp-sink",
@@ -79,7 +80,7 @@ pub(crate) fn all() -> Vec<Case> {
             Work::Streams(PodToPod, 1),
         )
         .beside(Plain, &[Bridge, Ovs, JumboBridge, Ptp])
-        .also_together(&[Bridge, Ovs])
+        .also(Together, &[Bridge, Ovs])
         .quick(),
         Case::new(
             "tcp-shaped",
@@ -87,7 +88,7 @@ pub(crate) fn all() -> Vec<Case> {
             Work::Streams(PodToPod, 1),
         )
         .beside(Shaped, &[Bridge])
-        .also_together(&[Bridge]),
+        .also(Together, &[Bridge]),
         Case::new(
             "tcp-8",
             "TCP, eight streams, pod to pod, local MTU",
@@ -131,7 +132,8 @@ pub(crate) fn all() -> Vec<Case> {
             Work::UdpEcho(PodToPod),
         )
         .beside(Plain, &[Bridge, Ovs, BridgeWithoutNetfilter, Ptp])
-        .also_together(&[Sluice, Bridge, Ovs])
+        .also(Together, &[Sluice, Bridge, Ovs])
+        .also(OneCpu, &[Sluice, Ovs])
         .quick(),
         Case::new(
             "tcp-rr",
@@ -139,7 +141,8 @@ pub(crate) fn all() -> Vec<Case> {
             Work::TcpEcho(PodToPod),
         )
         .beside(Plain, &[Bridge, Ovs])
-        .also_together(&[Sluice, Bridge]),
+        .also(Together, &[Sluice, Bridge])
+        .also(OneCpu, &[Sluice]),
         Case::new(
             "udp-rr-service",
             "UDP request and response, pod to a Service to a pod",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cases::{Arm, Case, Placement};
+use super::cases::Case;
 use super::goals::{Goal, Verdict};
 use super::measure::{Better, Measure};
 use crate::report::{
@@ -74,10 +74,10 @@ fn comparisons(case: &Case, arms: &[ArmReport]) -> Vec<Comparison> {
                 );
             };
             compare(Scope::Same, [*ours, *theirs]);
-            if together(case, *theirs).is_some() {
-                let best = [*ours, *theirs].map(|arm| match together(case, arm) {
-                    Some(together) => better(arms, [arm, together], measure),
-                    None => arm,
+            if placements(case, *theirs).count() > 1 {
+                let best = [*ours, *theirs].map(|arm| {
+                    let placements = placements(case, arm);
+                    placements.fold(arm, |best, other| better(arms, [best, other], measure))
                 });
                 compare(Scope::Best, best);
             }
@@ -86,13 +86,11 @@ fn comparisons(case: &Case, arms: &[ArmReport]) -> Vec<Comparison> {
     rows
 }
 
-/// The same design's arm in the other placement.
-fn together(case: &Case, arm: usize) -> Option<usize> {
-    let other = Arm {
-        placement: Placement::Together,
-        ..case.arms[arm]
-    };
-    case.arms.iter().position(|arm| *arm == other)
+/// The same design's arms, in all placements that the case has.
+fn placements(case: &Case, arm: usize) -> impl Iterator<Item = usize> {
+    let spec = case.arms[arm].spec;
+    let arms = case.arms.iter().enumerate();
+    arms.filter_map(move |(index, arm)| (arm.spec == spec).then_some(index))
 }
 
 /// The better of two arms by its median.
@@ -215,6 +213,7 @@ fn absolute(arm: &ArmReport, measure: Measure) -> Option<Measured> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::cases::{Arm, Placement};
     use crate::compare::catalogue;
     use crate::topology::Design;
 
@@ -283,8 +282,10 @@ mod tests {
         let values = |arm: &Arm| match (arm.spec.design, arm.placement) {
             (Design::Sluice, Placement::Apart) => 40.0,
             (Design::Sluice, Placement::Together) => 30.0,
+            (Design::Sluice, Placement::OneCpu) => 25.0,
             (_, Placement::Apart) => 60.0,
             (_, Placement::Together) => 20.0,
+            (_, Placement::OneCpu) => 3000.0,
         };
         let samples = case_of.arms.iter().map(|arm| {
             let mut sample = sample(0, [80.0; 2], 0.0);
@@ -297,8 +298,8 @@ mod tests {
             .iter()
             .find(|row| (row.scope, row.against.as_str()) == (Scope::Best, "bridge"));
         let best = best.unwrap();
-        assert_eq!(best.placements, [Placement::Together; 2]);
-        assert_eq!(best.ratio.all.value, 1.5);
+        assert_eq!(best.placements, [Placement::OneCpu, Placement::Together]);
+        assert_eq!(best.ratio.all.value, 1.25);
     }
 
     #[test]

@@ -135,16 +135,18 @@ impl Sampler {
             Path::PodToService => (client, server, SERVICE),
         };
         let [first, second] = self.cpus;
+        let (sender_cpu, receiver_cpu) = match placement {
+            Placement::Apart => (first, second),
+            Placement::Together => (first, first),
+            Placement::OneCpu => (second, second),
+        };
         Talk {
             client,
             server,
             target,
             port: POD_PORT,
-            sender_cpu: first,
-            receiver_cpu: match placement {
-                Placement::Apart => second,
-                Placement::Together => first,
-            },
+            sender_cpu,
+            receiver_cpu,
             time: self.time,
         }
     }

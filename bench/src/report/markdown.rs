@@ -81,7 +81,7 @@ pub(super) fn setup_rows(setup: &Setup) -> Vec<(String, String)> {
             "placement",
             format!(
                 "senders on CPU {first}; receivers, and what forwards by itself, on CPU {second}; \
-                 \"together\": receivers on CPU {first}, too"
+                 \"together\": receivers on CPU {first}, too; \"one CPU\": all on CPU {second}"
             ),
         ),
         (
@@ -148,6 +148,7 @@ pub(super) fn placement(placement: Placement) -> &'static str {
     match placement {
         Placement::Apart => "apart",
         Placement::Together => "together",
+        Placement::OneCpu => "one CPU",
     }
 }
 
