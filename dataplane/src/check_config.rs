@@ -5,6 +5,7 @@ mod netfilter;
 use std::fmt;
 use std::fs;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::thread;
 
 use nix::unistd::Uid;
@@ -210,7 +211,7 @@ fn try_out(findings: &mut Vec<Finding>) {
         return;
     }
     let netlink = match Netlink::new() {
-        Ok(netlink) => netlink,
+        Ok(netlink) => Rc::new(netlink),
         Err(error) => {
             findings.push(Finding::problem(error.to_string()));
             return;

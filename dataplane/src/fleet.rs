@@ -310,6 +310,7 @@ mod tests {
         tx_budget: true,
         gso: true,
         tso: true,
+        headroom: false,
     };
 
     #[test]

@@ -83,6 +83,7 @@ impl Default for LabOptions {
                 tx_budget: true,
                 gso: true,
                 tso: true,
+                headroom: false,
             },
             gro: true,
         }

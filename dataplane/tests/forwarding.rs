@@ -28,6 +28,7 @@ fn bare_kernel() -> LabOptions {
             tx_budget: false,
             gso: false,
             tso: false,
+            headroom: false,
         },
         ..LabOptions::default()
     }

@@ -25,6 +25,7 @@ const OPTIONS: LabOptions = LabOptions {
         tx_budget: true,
         gso: true,
         tso: true,
+        headroom: false,
     },
     gro: true,
 };

@@ -166,6 +166,7 @@ mod tests {
         tx_budget: true,
         gso: true,
         tso: true,
+        headroom: false,
     };
 
     #[test]
