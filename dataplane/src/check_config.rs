@@ -5,7 +5,6 @@ mod netfilter;
 use std::fmt;
 use std::fs;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::thread;
 
 use nix::unistd::Uid;
@@ -211,7 +210,7 @@ fn try_out(findings: &mut Vec<Finding>) {
         return;
     }
     let netlink = match Netlink::new() {
-        Ok(netlink) => Rc::new(netlink),
+        Ok(netlink) => netlink,
         Err(error) => {
             findings.push(Finding::problem(error.to_string()));
             return;

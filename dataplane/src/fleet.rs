@@ -310,7 +310,6 @@ mod tests {
         tx_budget: true,
         gso: true,
         tso: true,
-        headroom: false,
     };
 
     #[test]

@@ -83,7 +83,6 @@ impl Default for LabOptions {
                 tx_budget: true,
                 gso: true,
                 tso: true,
-                headroom: false,
             },
             gro: true,
         }

@@ -40,8 +40,6 @@ mod bpf_error;
 #[cfg(feature = "daemon")]
 pub mod forwarding;
 #[cfg(feature = "daemon")]
-pub mod headroom;
-#[cfg(feature = "daemon")]
 pub mod host_port;
 #[cfg(feature = "daemon")]
 pub mod host_sockets;

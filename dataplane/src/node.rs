@@ -29,7 +29,6 @@ use sluice_control::{
 use sluice_link::{LinkError, Netlink};
 
 use crate::forwarding::{self, ForwardingError};
-use crate::headroom::HeadroomError;
 use crate::host_port::{GATEWAY_MAC, HOST_INTERFACE, HostPortError};
 use crate::journal::{Journal, JournalError};
 use crate::netfilter::NetfilterError;
@@ -66,9 +65,6 @@ pub enum NodeError {
     /// The host port.
     #[error(transparent)]
     HostPort(#[from] HostPortError),
-    /// The bridge that has pods' kernels leave room for XDP.
-    #[error(transparent)]
-    Headroom(#[from] HeadroomError),
     /// An AF_XDP socket.
     #[error(transparent)]
     Xsk(#[from] XskError),

@@ -1,14 +1,11 @@
 //! What the kernel offers: tried out at start on a veth pair of our own, never
 //! guessed from a version number.
 
-use std::rc::Rc;
-
 use clap::ValueEnum;
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 use sluice_link::{Link, LinkError, Netlink, VethPair, VethPeer, XdpMode};
 
-use crate::headroom;
 use crate::program::{self, MergedMark};
 use crate::xsk::{Device, Features, FramePool, GsoSender, Umem, Xsk, XskError};
 
@@ -40,19 +37,16 @@ pub enum Feature {
     Gso,
     /// Merged TCP segments taken as such.
     Tso,
-    /// Room for XDP before the packets that pods send.
-    Headroom,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::MultiBuffer,
         Self::TxMetadata,
         Self::TxBudget,
         Self::Gso,
         Self::Tso,
-        Self::Headroom,
     ];
 
     /// Its name, as `--without` takes it.
@@ -64,7 +58,6 @@ impl Feature {
             Self::TxBudget => "tx-budget",
             Self::Gso => "gso",
             Self::Tso => "tso",
-            Self::Headroom => "headroom",
         }
     }
 
@@ -77,7 +70,6 @@ impl Feature {
             Self::TxBudget => "6.17",
             Self::Gso => "2.6.27, with CONFIG_PACKET",
             Self::Tso => "6.6",
-            Self::Headroom => "4.11, with CONFIG_BRIDGE and CONFIG_VXLAN",
         }
     }
 
@@ -102,10 +94,6 @@ impl Feature {
                 "merged TCP segments from the host, with all the others; without: its kernel cuts \
                  them, TCP from outside at a quarter"
             }
-            Self::Headroom => {
-                "a bridge that has pods' kernels leave room for XDP; without: each packet that a pod \
-                 sends is copied once more, small ones at seven eighths"
-            }
         }
     }
 
@@ -122,7 +110,6 @@ impl Feature {
             Self::TxBudget => &mut features.tx_budget,
             Self::Gso => &mut features.gso,
             Self::Tso => &mut features.tso,
-            Self::Headroom => &mut features.headroom,
         }
     }
 }
@@ -133,7 +120,6 @@ const NONE: Features = Features {
     tx_budget: false,
     gso: false,
     tso: false,
-    headroom: false,
 };
 
 /// How a feature was found.
@@ -247,7 +233,7 @@ pub fn max_mtu(features: Features) -> u32 {
 ///
 /// # Errors
 /// What every kernel must have is not there, or the trial could not be made.
-pub fn run(netlink: &Rc<Netlink>, without: &[Feature]) -> Result<Report, ProbeError> {
+pub fn run(netlink: &Netlink, without: &[Feature]) -> Result<Report, ProbeError> {
     netlink.delete_link(INTERFACE)?; // a dead daemon's
     netlink.create_veth(&VethPair {
         name: INTERFACE.to_owned(),
@@ -266,17 +252,15 @@ pub fn run(netlink: &Rc<Netlink>, without: &[Feature]) -> Result<Report, ProbeEr
 }
 
 struct Trial {
-    netlink: Rc<Netlink>,
     link: Link,
     umem: &'static Umem,
     pool: FramePool,
 }
 
 impl Trial {
-    fn on(netlink: &Rc<Netlink>) -> Result<Self, ProbeError> {
+    fn on(netlink: &Netlink) -> Result<Self, ProbeError> {
         let (umem, pool) = Umem::create(CHUNKS).map_err(ProbeError::Memory)?;
         Ok(Self {
-            netlink: Rc::clone(netlink),
             link: netlink.link(INTERFACE)?.ok_or(ProbeError::Vanished)?,
             umem,
             pool,
@@ -322,9 +306,6 @@ impl Trial {
                 .attach(true, XdpMode::Stack)
                 .and_then(|()| MergedMark::load()?.attach(&self.link.name).map(drop))
                 .map_err(|error| error.to_string()),
-            Feature::Headroom => {
-                headroom::attempt(&self.netlink, &self.link).map_err(|error| error.to_string())
-            }
         };
         tried.map_or_else(State::Missing, |()| State::Present)
     }
@@ -353,7 +334,7 @@ impl Trial {
 mod tests {
     use super::*;
 
-    fn report(states: [State; 6]) -> Report {
+    fn report(states: [State; 5]) -> Report {
         let features = Feature::ALL.into_iter().zip(states);
         Report {
             kernel: "6.1.0".into(),
@@ -385,7 +366,6 @@ mod tests {
             State::Without,
             State::Present,
             State::Missing("attach: Invalid argument".into()),
-            State::Without,
         ]);
         let expected = Features {
             multi_buffer: true,
@@ -403,7 +383,6 @@ mod tests {
             State::Present,
             State::Missing("no".into()),
             State::Without,
-            State::Present,
             State::Present,
             State::Present,
         ]);

@@ -7,7 +7,6 @@ use std::path::Path;
 use sluice_control::DataplaneSettings;
 use sluice_link::{LinkError, Netlink};
 
-use crate::headroom;
 use crate::host_port::{HOST_INTERFACE, HostPort};
 use crate::journal::Journal;
 use crate::netfilter;
@@ -29,7 +28,7 @@ pub enum RemainsError {
     Link(#[from] LinkError),
 }
 
-/// Removes pods' interfaces, the host port with its routes, the bridge, the nftables
+/// Removes pods' interfaces, the host port with its routes, the nftables
 /// table, pins, journal, socket and lock, in the calling thread's namespace and
 /// in this folder; goes on after a failure. Interfaces go before pins: no frame
 /// passes one without the program. Answers what could not be removed.
@@ -50,7 +49,6 @@ pub fn remove(settings: &DataplaneSettings) -> Result<Vec<String>, RemainsError>
     // Where one stays, so does the program on it.
     let are_gone = pods.is_ok();
     note(pods);
-    note(headroom::remove(&netlink).map_err(NodeError::from));
     note(remove_host_port(&netlink));
     note(netfilter::remove().map_err(NodeError::from));
     if are_gone {

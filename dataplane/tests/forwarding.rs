@@ -28,7 +28,6 @@ fn bare_kernel() -> LabOptions {
             tx_budget: false,
             gso: false,
             tso: false,
-            headroom: false,
         },
         ..LabOptions::default()
     }

@@ -210,7 +210,6 @@ fn the_kernel_refuses_what_one_buffer_cannot_hold() {
         tx_budget: false,
         gso: false,
         tso: false,
-        headroom: false,
     });
     let folder = tempfile::tempdir().unwrap();
     for (mtu, multi_buffer, taken) in [
@@ -449,7 +448,7 @@ fn the_probe_believes_without_and_leaves_nothing() {
     let netns = TestNetns::new("node");
     let before = netns.state();
     let report = netns.run(|| {
-        let netlink = Rc::new(Netlink::new().unwrap());
+        let netlink = Netlink::new().unwrap();
         probe::run(&netlink, &[Feature::MultiBuffer, Feature::TxMetadata]).unwrap()
     });
     let state = |feature| {

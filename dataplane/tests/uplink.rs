@@ -49,7 +49,6 @@ const FEATURES: Features = Features {
     tx_budget: false,
     gso: false,
     tso: false,
-    headroom: false,
 };
 
 fn ip(text: &str) -> IpAddr {

@@ -25,7 +25,6 @@ const OPTIONS: LabOptions = LabOptions {
         tx_budget: true,
         gso: true,
         tso: true,
-        headroom: false,
     },
     gro: true,
 };

@@ -43,7 +43,6 @@ pub fn check_alone(netlink: &Netlink) -> Result<(), NodeError> {
         tx_budget: false,
         gso: false,
         tso: false,
-        headroom: false,
     };
     let chunks = FILL_DEPTH;
     let (umem, mut pool) =

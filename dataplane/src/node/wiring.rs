@@ -17,7 +17,6 @@ use super::merged::{self, Mark};
 use super::{NodeError, alone, gateways, uplink};
 use crate::counters::PortCounters;
 use crate::fleet::{self, Fleet, FleetOptions};
-use crate::headroom::Headroom;
 use crate::host_port::{
     self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_INTERFACE, HOST_MAC, HostPort,
 };
@@ -81,8 +80,6 @@ pub(super) struct Wiring {
     uplink: Vec<Wired>,
     /// The slot of its first queue.
     uplink_slot: u16,
-    /// `None` where the kernel cannot. Over the host port, so before it.
-    headroom: Option<Headroom>,
     host_port: HostPort,
     netfilter: Netfilter,
     /// `None` where the kernel does not have it.
@@ -134,10 +131,6 @@ impl Wiring {
         let mtu = probe::max_mtu(features);
         let mode = merged::mode(features.takes_merged());
         let host_port = HostPort::take_or_make(Rc::clone(netlink), mtu, mode)?;
-        let headroom = features
-            .headroom
-            .then(|| Headroom::take_or_make(Rc::clone(netlink), host_port.dataplane_end()))
-            .transpose()?;
         let mark = features
             .takes_merged()
             .then(|| Mark::on(HOST_INTERFACE))
@@ -147,7 +140,6 @@ impl Wiring {
             host: None,
             uplink: Vec::new(),
             uplink_slot,
-            headroom,
             host_port,
             netfilter: Netfilter::new()?,
             host_processes: host_processes(&settings.bpffs(), netlink),
@@ -165,9 +157,6 @@ impl Wiring {
     /// What was made outlives the daemon from now on.
     pub(super) fn keep(&mut self) {
         self.host_port.keep();
-        if let Some(headroom) = &mut self.headroom {
-            headroom.keep();
-        }
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -242,7 +231,6 @@ impl Wiring {
         netns: Option<&Path>,
     ) -> Result<Wired, NodeError> {
         let mut wired = self.open_pod(attachment, link, id)?;
-        self.ask_for_headroom(link);
         let mode = self.mark_far_end(attachment, link, netns, &mut wired.steps);
         let redirected = self.redirect(&mut wired, link, mode);
         match redirected.and_then(|()| self.join(attachment, link, &mut wired.steps)) {
@@ -297,7 +285,6 @@ impl Wiring {
         wired: &mut Wired,
         found: &[Route],
     ) -> Result<(), NodeError> {
-        self.ask_for_headroom(link);
         let mode = self.mode_of(link, &mut wired.steps)?;
         self.redirect(wired, link, mode)?;
         for pod in &attachment.addresses {
@@ -546,15 +533,6 @@ impl Wiring {
             socket,
             steps: vec![Step::Worker(port.id)],
         })
-    }
-
-    /// Has a pod's stack leave room for XDP. It ends with the interface.
-    fn ask_for_headroom(&self, link: &Link) {
-        if let Some(headroom) = &self.headroom
-            && let Err(error) = headroom.ask_beyond(link)
-        {
-            tracing::warn!(interface = link.name, %error, "no room for XDP: its packets are copied once more");
-        }
     }
 
     /// Maps, then program: the program knows the port before it sees a frame.

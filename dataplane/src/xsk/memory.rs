@@ -166,7 +166,6 @@ mod tests {
         tx_budget: true,
         gso: true,
         tso: true,
-        headroom: false,
     };
 
     #[test]

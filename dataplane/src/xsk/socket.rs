@@ -60,8 +60,6 @@ pub struct Features {
     /// Merged TCP segments taken as such from stacks that we are the device of
     /// (generic XDP and tcx, Linux 6.6).
     pub tso: bool,
-    /// Room for XDP before the packets that pods send (`crate::headroom`).
-    pub headroom: bool,
 }
 
 impl Features {

@@ -6,9 +6,7 @@ use futures_util::Stream;
 use rtnetlink::packet_route::link::{
     InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
-use rtnetlink::{
-    Error, LinkBridge, LinkDelRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
-};
+use rtnetlink::{Error, LinkDelRequest, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::existed;
 use crate::{LinkError, Netlink, Netns};
@@ -95,46 +93,6 @@ impl Netlink {
             "create the veth pair",
             || format!("{} with peer {}", pair.name, peer.name),
         )
-    }
-
-    /// Makes a bridge without ports, down.
-    ///
-    /// # Errors
-    /// The name is taken (EEXIST), the kernel has no bridges, no privilege.
-    pub fn create_bridge(&self, name: &str, mac: [u8; 6]) -> Result<(), LinkError> {
-        // The crate brings it up.
-        let bridge = LinkBridge::new(name).down().address(mac.to_vec()).build();
-        let request = self.handle.link().add(bridge).execute();
-        self.ask(request, "create the bridge", || name.to_owned())
-    }
-
-    /// Makes a VXLAN over the link of that index, down.
-    ///
-    /// # Errors
-    /// The name is taken, or network identifier and UDP port together are (EEXIST);
-    /// the kernel has no VXLAN, no privilege.
-    pub fn create_vxlan(
-        &self,
-        name: &str,
-        over: u32,
-        vni: u32,
-        port: u16,
-    ) -> Result<(), LinkError> {
-        let vxlan = LinkVxlan::new(name, vni).dev(over).port(port).build();
-        let request = self.handle.link().add(vxlan).execute();
-        self.ask(request, "create the VXLAN", || name.to_owned())
-    }
-
-    /// Makes a link a port of the bridge of that index.
-    ///
-    /// # Errors
-    /// There is no such link, it cannot be one, or no privilege.
-    pub fn join_bridge(&self, index: u32, bridge: u32) -> Result<(), LinkError> {
-        let message = LinkUnspec::new_with_index(index).controller(bridge).build();
-        let request = self.handle.link().set(message).execute();
-        self.ask(request, "make a port of a bridge of", || {
-            format!("the link with index {index}")
-        })
     }
 
     /// The link of this name, if there is one.
