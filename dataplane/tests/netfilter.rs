@@ -6,7 +6,7 @@ mod common;
 use common::pods::{mapping, pod_with};
 use common::{TestNetns, run};
 use sluice_control::Attachment;
-use sluice_dataplane::netfilter::{Netfilter, PodRules};
+use sluice_dataplane::netfilter::{Netfilter, Nft, PodRules};
 
 /// What a pod with this address needs, masqueraded.
 fn masqueraded(address: &str) -> PodRules {
@@ -23,9 +23,11 @@ fn masquerading_follows_the_pods() {
         let mut netfilter = Netfilter::new().unwrap();
         netfilter.apply().unwrap();
         assert_eq!(rules(), before);
+        drop(Nft::start().unwrap());
+        assert_eq!(rules(), before, "it was given nothing to do");
         let [a, b, c] = ["10.77.0.11/24", "10.77.0.12/24", "fd00:77::11/64"].map(masqueraded);
         for pod in [&a, &b, &c] {
-            netfilter.add(pod).unwrap();
+            netfilter.add(pod, Some(Nft::start().unwrap())).unwrap();
         }
         let both = rules();
         assert!(
@@ -55,7 +57,7 @@ fn an_earlier_daemons_masquerading_stays_until_it_is_replaced() {
         let [a, b] = ["10.77.0.11/24", "10.79.0.11/24"].map(masqueraded);
         let mut earlier = Netfilter::new().unwrap();
         for pod in [&a, &b] {
-            earlier.add(pod).unwrap();
+            earlier.add(pod, None).unwrap();
         }
         let both = rules();
         drop(earlier);
@@ -85,8 +87,8 @@ fn only_what_others_did_to_the_table_is_undone() {
     netns.run(|| {
         let [a, b] = [mapped(11, 8011), mapped(12, 8012)].map(|pod| PodRules::of(&pod));
         let mut netfilter = Netfilter::new().unwrap();
-        netfilter.add(&a).unwrap();
-        netfilter.add(&b).unwrap();
+        netfilter.add(&a, None).unwrap();
+        netfilter.add(&b, None).unwrap();
         netfilter.remove(&b).unwrap();
         run("nft", &["add", "table", "inet", "foreign"]);
         run("nft", &["add", "table", "ip", "sluice"]);
@@ -112,7 +114,7 @@ fn only_what_others_did_to_the_table_is_undone() {
         // A change of ours finds the table gone.
         run("nft", &["flush", "ruleset"]);
         assert!(netfilter.check(&a).is_err());
-        netfilter.add(&b).unwrap();
+        netfilter.add(&b, None).unwrap();
         netfilter.check(&a).unwrap();
         netfilter.remove(&b).unwrap();
         assert_eq!(rules(), before);
@@ -127,7 +129,7 @@ fn a_mapping_that_leads_elsewhere_is_noticed() {
     netns.run(|| {
         let pod = PodRules::of(&mapped(11, 8011));
         let mut netfilter = Netfilter::new().unwrap();
-        netfilter.add(&pod).unwrap();
+        netfilter.add(&pod, None).unwrap();
         for change in [
             "delete element inet sluice hostports4 { 6 . 8011 }",
             "add element inet sluice hostports4 { 6 . 8011 : 10.77.0.99 . 80 }",
@@ -148,8 +150,8 @@ fn ten_thousand_mappings_come_and_go() {
         let many = PodRules::of(&many);
         let one = PodRules::of(&mapped(12, 20_000));
         let mut netfilter = Netfilter::new().unwrap();
-        netfilter.add(&many).unwrap();
-        netfilter.add(&one).unwrap();
+        netfilter.add(&many, None).unwrap();
+        netfilter.add(&one, None).unwrap();
         assert!(one.addition().len() < 200);
         netfilter.check(&many).unwrap();
         netfilter.remove(&one).unwrap();

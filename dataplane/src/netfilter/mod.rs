@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 pub use conntrack::{Stale, Translated, forget, translated};
+pub use nft::Nft;
 pub use ruleset::{PodRules, Ruleset, TABLE};
 
 use nft::Port;
@@ -75,20 +76,24 @@ impl Netfilter {
     /// # Errors
     /// nft failed; then nothing has changed.
     pub fn apply(&mut self) -> Result<(), NetfilterError> {
+        self.apply_by(None)
+    }
+
+    fn apply_by(&mut self, nft: Option<Nft>) -> Result<(), NetfilterError> {
         self.is_applied = false;
-        let port = nft::apply(&self.ruleset.replacement())?;
+        let port = started(nft)?.apply(&self.ruleset.replacement())?;
         self.settle(port);
         Ok(())
     }
 
-    /// Adds a pod's rules.
+    /// Adds a pod's rules, by an nft that waits for them if there is one.
     ///
     /// # Errors
     /// nft failed; then nothing has changed.
-    pub fn add(&mut self, pod: &PodRules) -> Result<(), NetfilterError> {
+    pub fn add(&mut self, pod: &PodRules, nft: Option<Nft>) -> Result<(), NetfilterError> {
         let was_empty = self.ruleset.is_empty();
         let change = self.ruleset.add(pod);
-        self.carry_out(&change, was_empty).inspect_err(|_| {
+        self.carry_out(&change, was_empty, nft).inspect_err(|_| {
             self.ruleset.remove(pod);
         })
     }
@@ -99,7 +104,7 @@ impl Netfilter {
     /// nft failed; the rules are forgotten and go with the next change.
     pub fn remove(&mut self, pod: &PodRules) -> Result<(), NetfilterError> {
         let change = self.ruleset.remove(pod);
-        self.carry_out(&change, self.ruleset.is_empty())
+        self.carry_out(&change, self.ruleset.is_empty(), None)
     }
 
     /// Asks the kernel whether it has a pod's mappings: whether it could
@@ -127,25 +132,30 @@ impl Netfilter {
         Ok(true)
     }
 
-    fn carry_out(&mut self, change: &str, as_whole: bool) -> Result<(), NetfilterError> {
+    fn carry_out(
+        &mut self,
+        change: &str,
+        as_whole: bool,
+        nft: Option<Nft>,
+    ) -> Result<(), NetfilterError> {
         if change.is_empty() {
             return Ok(());
         }
-        if self.is_applied && !as_whole {
-            match nft::apply(change) {
-                Ok(port) => {
-                    self.settle(port);
-                    return Ok(());
-                }
-                // Somebody has taken away what it relies on.
-                Err(NetfilterError::Refused { .. }) => {}
-                Err(error) => {
-                    self.is_applied = false;
-                    return Err(error);
-                }
+        if as_whole || !self.is_applied {
+            return self.apply_by(nft);
+        }
+        match started(nft).and_then(|nft| nft.apply(change)) {
+            Ok(port) => {
+                self.settle(port);
+                Ok(())
+            }
+            // Somebody has taken away what it relies on.
+            Err(NetfilterError::Refused { .. }) => self.apply(),
+            Err(error) => {
+                self.is_applied = false;
+                Err(error)
             }
         }
-        self.apply()
     }
 
     /// After a change of ours: whether somebody else made one, too.
@@ -158,6 +168,10 @@ impl AsFd for Netfilter {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }
+}
+
+fn started(nft: Option<Nft>) -> Result<Nft, NetfilterError> {
+    nft.map_or_else(Nft::start, Ok)
 }
 
 /// Asks nft and the kernel whether they could make the table; changes nothing.

@@ -1,7 +1,7 @@
 //! The nft program, run in the calling thread's namespace.
 
-use std::io::{self, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::{self, Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub(super) type Port = u32;
 /// # Errors
 /// nft failed; then nothing has changed.
 pub(super) fn apply(transaction: &str) -> Result<Port, NetfilterError> {
-    run(&["-f", "-"], transaction)
+    Nft::start()?.apply(transaction)
 }
 
 /// Asks the kernel whether it would carry out a transaction; changes nothing.
@@ -26,48 +26,85 @@ pub(super) fn apply(transaction: &str) -> Result<Port, NetfilterError> {
 /// # Errors
 /// It would not.
 pub(super) fn try_out(transaction: &str) -> Result<(), NetfilterError> {
-    run(&["-c", "-f", "-"], transaction).map(drop)
+    Nft::run(&["-c", "-f", "-"])?.apply(transaction).map(drop)
 }
 
-fn run(arguments: &[&str], transaction: &str) -> Result<Port, NetfilterError> {
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|cause| match cause.kind() {
-            io::ErrorKind::NotFound => NetfilterError::Missing(cause),
-            _ => NetfilterError::Run(cause),
-        })?;
-    let port = child.id();
-    // Dropped at once, which closes the pipe: nft reads to the end of file. If
-    // nft died before, its status and stderr say more than our EPIPE.
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ = stdin.write_all(transaction.as_bytes());
+/// An nft that waits for a transaction; dropped without one, it changes nothing.
+/// It takes as long to start as to do its work.
+#[derive(Debug)]
+pub struct Nft {
+    child: Child,
+    /// Closed, it reads to the end of file.
+    stdin: Option<ChildStdin>,
+}
+
+impl Nft {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// There is no nft, or the kernel gives no process.
+    pub fn start() -> Result<Self, NetfilterError> {
+        Self::run(&["-f", "-"])
     }
-    wait(&mut child).map_err(NetfilterError::Run)?;
-    let output = child.wait_with_output().map_err(NetfilterError::Run)?;
-    if output.status.success() {
-        return Ok(port);
+
+    fn run(arguments: &[&str]) -> Result<Self, NetfilterError> {
+        let mut child = Command::new("nft")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|cause| match cause.kind() {
+                io::ErrorKind::NotFound => NetfilterError::Missing(cause),
+                _ => NetfilterError::Run(cause),
+            })?;
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin })
     }
-    Err(NetfilterError::Refused {
-        status: output.status,
-        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
+
+    /// Has it carry out a transaction.
+    pub(super) fn apply(mut self, transaction: &str) -> Result<Port, NetfilterError> {
+        // If nft died before, its status and stderr say more than our EPIPE.
+        if let Some(mut stdin) = self.stdin.take() {
+            let _ = stdin.write_all(transaction.as_bytes());
+        }
+        let status = wait(&mut self.child).map_err(NetfilterError::Run)?;
+        if status.success() {
+            return Ok(self.child.id());
+        }
+        let mut stderr = String::new();
+        if let Some(mut said) = self.child.stderr.take() {
+            said.read_to_string(&mut stderr)
+                .map_err(NetfilterError::Run)?;
+        }
+        Err(NetfilterError::Refused {
+            status,
+            stderr: stderr.trim().to_owned(),
+        })
+    }
+}
+
+impl Drop for Nft {
+    fn drop(&mut self) {
+        self.stdin = None;
+        // It has nothing to do, or has done it.
+        let _ = wait(&mut self.child);
+    }
 }
 
 /// Waits for nft's end, but not for good: the control thread waits with it.
 /// What nft says fits into a pipe.
-fn wait(child: &mut Child) -> io::Result<()> {
+fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     let give_up = Instant::now() + PATIENCE;
-    while child.try_wait()?.is_none() {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
         if Instant::now() > give_up {
             child.kill()?;
             child.wait()?;
             return Err(io::ErrorKind::TimedOut.into());
         }
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_micros(200));
     }
-    Ok(())
 }

@@ -21,7 +21,7 @@ use crate::host_port::{
     self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_INTERFACE, HOST_MAC, HostPort,
 };
 use crate::mappings::Mappings;
-use crate::netfilter::{self, Netfilter, PodRules, Stale, Translated};
+use crate::netfilter::{self, Netfilter, Nft, PodRules, Stale, Translated};
 use crate::next_hops::Uplink;
 use crate::packet::{Flow, mapped};
 use crate::port::{PortId, PortKind, PortSpec};
@@ -228,10 +228,15 @@ impl Wiring {
         id: PortId,
         netns: Option<&Path>,
     ) -> Result<Wired, NodeError> {
+        let rules = PodRules::of(attachment);
+        // While it starts the rest is done.
+        let nft = (!rules.is_empty()).then(Nft::start).transpose()?;
         let mut wired = self.open_pod(attachment, link, id)?;
         let mode = self.mark_far_end(attachment, link, netns);
-        let redirected = self.redirect(&mut wired, link, mode);
-        match redirected.and_then(|()| self.join(attachment, link, &mut wired.steps)) {
+        let joined = self
+            .redirect(&mut wired, link, mode)
+            .and_then(|()| self.join(attachment, link, (rules, nft), &mut wired.steps));
+        match joined {
             Ok(()) => Ok(wired),
             Err(error) => {
                 self.undo(wired.steps);
@@ -555,6 +560,7 @@ impl Wiring {
         &mut self,
         attachment: &Attachment,
         link: &Link,
+        (rules, nft): (PodRules, Option<Nft>),
         steps: &mut Vec<Step>,
     ) -> Result<(), NodeError> {
         for pod in &attachment.addresses {
@@ -563,8 +569,7 @@ impl Wiring {
         }
         self.netlink.set_up(link.index)?;
         steps.push(Step::Up(link.index));
-        let rules = PodRules::of(attachment);
-        self.netfilter.add(&rules)?;
+        self.netfilter.add(&rules, nft)?;
         steps.extend(steps_of_rules(attachment, rules));
         self.lead_host_processes(attachment, steps)?;
         // A new TCP connection is one also where the old one was; and what the
