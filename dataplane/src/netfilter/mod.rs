@@ -86,6 +86,14 @@ impl Netfilter {
         Ok(())
     }
 
+    /// Starts an nft for a pod's rules, if they are to change the table.
+    ///
+    /// # Errors
+    /// As [`Nft::start`].
+    pub fn prepare(&self, pod: &PodRules) -> Result<Option<Nft>, NetfilterError> {
+        self.ruleset.lacks(pod).then(Nft::start).transpose()
+    }
+
     /// Adds a pod's rules, by an nft that waits for them if there is one.
     ///
     /// # Errors

@@ -164,6 +164,14 @@ impl Ruleset {
         self.subnets.is_empty() && self.elements.is_empty()
     }
 
+    /// Whether a pod's rules are more than what is there.
+    #[must_use]
+    pub fn lacks(&self, pod: &PodRules) -> bool {
+        let mut addresses = pod.masqueraded.iter();
+        !pod.elements.is_empty()
+            || addresses.any(|address| !self.subnets.contains_key(&address.trunc()))
+    }
+
     /// Takes in a pod's rules. Answers the transaction that adds them to a
     /// table that has all others; it may be empty.
     pub fn add(&mut self, pod: &PodRules) -> String {
@@ -369,6 +377,7 @@ mod tests {
         assert_eq!(ruleset.replacement(), NOTHING);
         let plain = PodRules::of(&pod(&["10.77.0.11/24"]));
         assert!(plain.is_empty());
+        assert!(!ruleset.lacks(&plain));
         assert_eq!(ruleset.add(&plain), "");
         assert!(ruleset.is_empty());
     }
@@ -377,12 +386,14 @@ mod tests {
     fn a_pod_more_in_a_subnet_changes_nothing() {
         let mut ruleset = Ruleset::new(true);
         let [a, b] = ["10.77.0.11/24", "10.77.0.12/24"].map(masqueraded);
+        assert!(ruleset.lacks(&a));
         let first = ruleset.add(&a);
         assert!(
             first.ends_with("add element inet sluice masq4 { 10.77.0.0/24 }\n"),
             "{first}"
         );
         let full = ruleset.replacement();
+        assert!(!ruleset.lacks(&b), "its subnet is masqueraded");
         assert_eq!(ruleset.add(&b), "");
         assert_eq!(ruleset.remove(&a), "");
         assert_eq!(ruleset.replacement(), full);

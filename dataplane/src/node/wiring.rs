@@ -230,7 +230,7 @@ impl Wiring {
     ) -> Result<Wired, NodeError> {
         let rules = PodRules::of(attachment);
         // While it starts the rest is done.
-        let nft = (!rules.is_empty()).then(Nft::start).transpose()?;
+        let nft = self.netfilter.prepare(&rules)?;
         let mut wired = self.open_pod(attachment, link, id)?;
         let mode = self.mark_far_end(attachment, link, netns);
         let joined = self
