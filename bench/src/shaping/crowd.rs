@@ -1,12 +1,16 @@
 //! The throughput of two pods without limits beside 250 that send twice what
 //! they may.
 //!
-//! On a machine of few CPUs the senders themselves take from the two. That is
-//! told apart in two ways. Their thread's CPU time is measured: what the two pods
-//! carry is set beside the part of that CPU which was left to them. And the same
-//! senders send aside, by a pair of veths of their own whose other end drops what
-//! comes: the same system calls and the same way through the pods' stacks, but
-//! none of it reaches the daemon.
+//! On a machine of few CPUs the senders themselves take from the two: whatever
+//! becomes of their datagrams. That is told apart by a thread that spins instead of
+//! them, on the same CPU, in the same rhythm, and as much of the time as they took:
+//! what the two pods carry beside it is what they carry without the 250, and without
+//! that CPU. Dividing by the CPU time that is left says less: a stream loses more by
+//! a neighbour than the time that this one takes, since it takes turns with it.
+//!
+//! And the same senders send aside, by a pair of veths of their own whose other end
+//! drops what comes: the same system calls and the same way through the pods' stacks,
+//! but nothing comes to what forwards.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use nix::time::ClockId;
 
-use super::{MBIT, Plan, limit, section};
+use super::{DESIGNS, MBIT, Plan, limit, name, section};
 use crate::clock::{self, SECOND};
 use crate::compare::{Measure, Talk, streams};
 use crate::cores;
@@ -31,32 +35,54 @@ const PORT: u16 = POD_PORT + 2000;
 const PAYLOAD: usize = 1472;
 /// Between two datagrams of any: each pod sends twice its rate.
 const PAUSE: u64 = 1500 * 8 * SECOND / (2 * RATE) / SENDERS as u64;
+/// What a busy machine puts off is made up for, to this degree, nanoseconds.
+const BEHIND_AT_MOST: u64 = SECOND / 50;
+/// Between two turns of the senders.
+const REST: Duration = Duration::from_millis(1);
 /// Whom they send to aside (RFC 5737).
 const ASIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-const HEADS: [&str; 7] = [
-    "the 250 pods send",
+const HEADS: [&str; 9] = [
+    "",
+    "beside the two",
     "Gbit/s",
-    "of a CPU for sending",
+    "of a CPU beside",
+    "of beside a spinner",
     "Gbit/s for a CPU left",
-    "of nothing's",
-    "of aside's",
+    "of beside nothing",
+    "of beside aside",
     "to the sink, Mbit/s",
 ];
 
 const TEXT: &str = "One TCP stream between two pods without limits, beside 250 pods of 1 Mbit/s \
-    egress that send 2 Mbit/s each. The 250 send from the CPU of the stream's sender: the part \
-    of it that their thread takes, with all that the kernel does in its system calls, is \
-    measured, and the stream's rate divided by what is left. Aside: the same datagrams, by a \
-    veth of the pod's own whose other end drops them. Medians with their 95 % intervals. The \
-    goal: 0.9 at least, to their limits.";
+    egress that send 2 Mbit/s each, by one thread on the CPU of the stream's sender. A spinner: a \
+    thread instead of the 250 that does nothing, as much of the time as theirs took, all that the \
+    kernel does in its system calls included. Aside: the same datagrams, by a veth of the pod's \
+    own whose other end drops them. \"For a CPU left\": divided by what is left of that CPU; the \
+    two columns after it are of this. Medians with their 95 % intervals, of pairs of one round. \
+    The goal: to their limits 0.9 at least of beside a spinner.";
 
-/// Where the senders send.
+/// What there is beside the two pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum To {
-    Nowhere,
+enum Beside {
+    Nothing,
+    Spinner,
     Aside,
     Limits,
+}
+
+impl Beside {
+    /// In the order of a round: a spinner after those of whom it takes the share.
+    const ALL: [Self; 4] = [Self::Nothing, Self::Aside, Self::Limits, Self::Spinner];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Spinner => "a spinner",
+            Self::Aside => "250 pods, aside",
+            Self::Limits => "250 pods, to their limits",
+        }
+    }
 }
 
 /// One measurement.
@@ -64,8 +90,8 @@ enum To {
 struct Sample {
     /// Of the two pods, Gbit/s.
     throughput: f64,
-    /// CPU time of the senders, of all time.
-    sending: f64,
+    /// CPU time of what is beside them, of all time.
+    taken: f64,
     /// Mbit/s.
     at_sink: f64,
 }
@@ -79,60 +105,56 @@ pub(super) fn measure(plan: &Plan) -> Result<String, TopologyError> {
         ingress: None,
         egress: Some(limit(RATE)),
     };
-    let spec = BedSpec {
-        design: Design::Sluice,
-        // The last one is the sink: nothing limits what it gets.
-        feature: Feature::LimitedCrowd(SENDERS + 1, limits),
-    };
-    let bed = Bed::build(spec, &plan.tools)?;
-    let crowd = Crowd::of(&bed)?;
+    // The last one is the sink: nothing limits what it gets.
+    let feature = Feature::LimitedCrowd(SENDERS + 1, limits);
     let rounds = if plan.quick { 5 } else { 15 };
-    let ways = [
-        (To::Nowhere, "nothing"),
-        (To::Aside, "aside"),
-        (To::Limits, "to their limits"),
-    ];
-    let mut samples = ways.map(|_| vec![]);
-    for round in 0..rounds {
-        for turn in 0..ways.len() {
-            interrupt::check()?;
-            let index = (turn + round) % ways.len();
-            samples[index].push(crowd.sample(plan, ways[index].0)?);
+    let mut rows = vec![];
+    for design in DESIGNS {
+        let bed = Bed::build(BedSpec { design, feature }, &plan.tools)?;
+        let found = Crowd::of(&bed)?.rounds(plan, rounds)?;
+        for (beside, samples) in &found {
+            let row = row(design, *beside, samples, &found);
+            eprintln!("{}", row.join("  "));
+            rows.push(row);
         }
     }
-    let rows: Vec<_> = ways
-        .iter()
-        .zip(&samples)
-        .map(|((_, way), own)| row(way, own, [&samples[0], &samples[1]]))
-        .collect();
     Ok(section("Beside 250 limited pods", TEXT, &HEADS, &rows))
 }
 
-/// A row of what was measured, beside others.
-fn row(way: &str, own: &[Sample], others: [&[Sample]; 2]) -> Vec<String> {
-    let all = |value: fn(&Sample) -> f64| own.iter().map(value).collect::<Vec<_>>();
-    let [nothing, aside] = others.map(|other| {
-        let pairs = own.iter().zip(other);
+/// What was measured beside each, round by round.
+type Found = [(Beside, Vec<Sample>); Beside::ALL.len()];
+
+/// A row of what was measured, beside the others of its design.
+fn row(design: Design, beside: Beside, samples: &[Sample], found: &Found) -> Vec<String> {
+    let all = |value: fn(&Sample) -> f64| {
+        let values: Vec<_> = samples.iter().map(value).collect();
+        words(bootstrapped_median(&values, 1))
+    };
+    let of = |other: Beside, value: fn(&Sample) -> f64| {
+        let others = found.iter().filter(|(beside, _)| *beside == other);
+        let others = others.flat_map(|(_, samples)| samples);
+        let pairs = samples.iter().zip(others);
         let pairs: Vec<_> = pairs
-            .map(|(own, other)| (own.bare(), other.bare()))
+            .map(|(own, other)| (value(own), value(other)))
             .collect();
         words(paired_ratio(&pairs, 1))
-    });
+    };
     vec![
-        way.to_owned(),
-        words(bootstrapped_median(&all(|sample| sample.throughput), 1)),
-        words(bootstrapped_median(&all(|sample| sample.sending), 1)),
-        words(bootstrapped_median(&all(Sample::bare), 1)),
-        nothing,
-        aside,
-        words(bootstrapped_median(&all(|sample| sample.at_sink), 1)),
+        name(design).into(),
+        beside.name().into(),
+        all(|sample| sample.throughput),
+        all(|sample| sample.taken),
+        of(Beside::Spinner, |sample| sample.throughput),
+        all(Sample::for_a_cpu_left),
+        of(Beside::Nothing, Sample::for_a_cpu_left),
+        of(Beside::Aside, Sample::for_a_cpu_left),
+        all(|sample| sample.at_sink),
     ]
 }
 
 impl Sample {
-    /// The throughput, bare of the CPU that the senders took.
-    fn bare(&self) -> f64 {
-        self.throughput / (1.0 - self.sending)
+    fn for_a_cpu_left(&self) -> f64 {
+        self.throughput / (1.0 - self.taken)
     }
 }
 
@@ -184,7 +206,28 @@ impl<'a> Crowd<'a> {
         })
     }
 
-    fn sample(&self, plan: &Plan, to: To) -> Result<Sample, TopologyError> {
+    /// Measures beside each in turn.
+    fn rounds(&self, plan: &Plan, rounds: usize) -> Result<Found, TopologyError> {
+        let mut found = Beside::ALL.map(|beside| (beside, vec![]));
+        // What the senders took of a CPU the last time.
+        let mut share = 0.0;
+        for round in 0..rounds {
+            for turn in 0..found.len() {
+                interrupt::check()?;
+                let index = (turn + round) % found.len();
+                let (beside, samples) = &mut found[index];
+                let sample = self.sample(plan, *beside, share)?;
+                if *beside == Beside::Limits {
+                    share = sample.taken;
+                }
+                samples.push(sample);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Measures once; a spinner takes `share` of the CPU.
+    fn sample(&self, plan: &Plan, beside: Beside, share: f64) -> Result<Sample, TopologyError> {
         let bed = self.bed;
         let talk = Talk {
             client: &bed.client.space,
@@ -198,43 +241,43 @@ impl<'a> Crowd<'a> {
         let failed = |error| TopologyError::refused("send to", talk.target.to_string(), error);
         let is_over = AtomicBool::new(false);
         let (start, before) = (clock::now(), received(self.sink)?);
-        let (throughput, sent) = thread::scope(|scope| {
-            let sending = scope.spawn(|| {
+        let (throughput, taken) = thread::scope(|scope| {
+            let neighbour = scope.spawn(|| {
                 cores::pin(plan.sender_cpu)?;
-                self.send(to, &is_over)
+                let start = clock::now();
+                match beside {
+                    Beside::Nothing => return Ok(0.0),
+                    Beside::Spinner => spin(share, &is_over)?,
+                    Beside::Limits => self.send(0, &is_over)?,
+                    Beside::Aside => self.send(1, &is_over)?,
+                }
+                Ok(clock::seconds(cpu_time()?) / clock::seconds(clock::now() - start))
             });
             let throughput = streams(&talk, 1);
             is_over.store(true, Ordering::Relaxed);
-            (throughput, sending.join())
+            (throughput, neighbour.join())
         });
         let panicked = |_| Err(io::Error::other("a thread panicked"));
-        let sending = sent.unwrap_or_else(panicked).map_err(failed)?;
+        let taken = taken.unwrap_or_else(panicked).map_err(failed)?;
         let bits = (received(self.sink)? - before) * 8.0;
         let at_sink = bits / clock::seconds(clock::now() - start) / 1e6;
         let throughput = throughput?.get(&Measure::Throughput).copied();
         Ok(Sample {
             throughput: throughput.unwrap_or(f64::NAN),
-            sending,
+            taken,
             at_sink,
         })
     }
 
-    /// The pods one after the other, a millisecond's worth at a time. Returns
-    /// which part of its time the thread took a CPU.
-    fn send(&self, to: To, is_over: &AtomicBool) -> io::Result<f64> {
-        let way = match to {
-            To::Nowhere => return Ok(0.0),
-            To::Limits => 0,
-            To::Aside => 1,
-        };
+    /// The pods one after the other, a millisecond's worth at a time; `way` is
+    /// that of [`Crowd::sockets`].
+    fn send(&self, way: usize, is_over: &AtomicBool) -> io::Result<()> {
         let payload = [0x5a; PAYLOAD];
         let mut sockets = self.sockets.iter().cycle();
-        let start = clock::now();
-        let mut due = start;
+        let mut due = clock::now();
         while !is_over.load(Ordering::Relaxed) {
             let now = clock::now();
-            // What a busy machine puts off is made up for, to a degree.
-            due = due.max(now.saturating_sub(20_000_000));
+            due = due.max(now.saturating_sub(BEHIND_AT_MOST));
             while due < now
                 && let Some(pair) = sockets.next()
             {
@@ -245,12 +288,32 @@ impl<'a> Crowd<'a> {
                 }
                 due += PAUSE;
             }
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(REST);
         }
-        let own = ClockId::CLOCK_THREAD_CPUTIME_ID.now()?;
-        let elapsed = clock::seconds(clock::now() - start);
-        Ok(Duration::from(own).as_secs_f64() / elapsed)
+        Ok(())
     }
+}
+
+/// Spins for a share of the time, in the rhythm of those who send.
+fn spin(share: f64, is_over: &AtomicBool) -> io::Result<()> {
+    let start = clock::now();
+    while !is_over.load(Ordering::Relaxed) {
+        let now = clock::now();
+        let owed = clock::seconds(now - start) * share - clock::seconds(cpu_time()?);
+        let owed = Duration::try_from_secs_f64(owed).unwrap_or_default();
+        let owed = u64::try_from(owed.as_nanos()).unwrap_or(u64::MAX);
+        while clock::now() < now.saturating_add(owed.min(BEHIND_AT_MOST)) {
+            std::hint::spin_loop();
+        }
+        thread::sleep(REST);
+    }
+    Ok(())
+}
+
+/// The CPU time of this thread, nanoseconds.
+fn cpu_time() -> io::Result<u64> {
+    let time = Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now()?);
+    Ok(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// A pair of veths in the pod: the other end drops what is for nobody.
