@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use self::cutting::CUT_AT_ONCE;
 use crate::counters::NodeCounters;
 use crate::gro::{Arrival, Departure, Gro};
 use crate::handoff::{Crossing, Peers, Tell};
@@ -56,6 +57,8 @@ pub struct Engine {
     store: Store,
     timers: Timers,
     budget: Budget,
+    /// So many segments may still be cut of what was taken from a port.
+    cuts_left: usize,
     counters: Arc<NodeCounters>,
 }
 
@@ -99,6 +102,7 @@ impl Engine {
             store: budget.store(1),
             timers: Timers::new(slots.into()),
             budget,
+            cuts_left: 0,
             counters,
         }
     }
@@ -395,6 +399,7 @@ impl Engine {
             self.to_change.push(slot);
         }
         if got > 0 {
+            self.cuts_left = CUT_AT_ONCE;
             port.last_frame = now;
             // Before anything else: an empty FILL ring loses frames.
             refill(port, &mut self.pool, &mut self.hungry);
@@ -445,7 +450,7 @@ impl Engine {
         if !self.pipeline.ownership.has(to) {
             return self.hand_over(to, Crossing::Frame(to, handoff));
         }
-        if handoff.meta.is_merged() && !self.takes_merged(to, now) {
+        if handoff.meta.is_merged() && !self.takes_merged(to, &handoff, now) {
             return self.cut(to, handoff, |engine, piece| engine.deliver(to, piece, now));
         }
         let is_shaped = find(&mut self.ports, to)

@@ -20,7 +20,7 @@ use crate::shaper::Shapers;
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::xsk::memory::{self, MemoryKernel, Sent};
-use crate::xsk::{Doorbell, Features, FramePool, Umem};
+use crate::xsk::{Doorbell, Features, FramePool, Umem, Unsent};
 
 /// The MAC address of every port's near end.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0xff, 1];
@@ -312,10 +312,11 @@ impl Lab {
         port.kernel.deliver(frame)
     }
 
-    /// Has the far end of `slot` refuse merged TCP segments, or take them again.
-    pub fn refuse_merged(&mut self, slot: u16, refuses: bool) {
+    /// Has the far end of `slot` take no merged TCP segments for this reason, or take
+    /// them again.
+    pub fn refuse_merged(&mut self, slot: u16, refusal: Option<Unsent>) {
         if let Some(port) = &mut self.ports[usize::from(slot)] {
-            port.kernel.refuse_merged(refuses);
+            port.kernel.refuse_merged(refusal);
         }
     }
 

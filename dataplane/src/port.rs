@@ -21,6 +21,10 @@ const DOWN_PAUSE: Nanos = Nanos::from_millis(10);
 /// may never take any, and each try loses some.
 const REFUSED_PAUSE: Nanos = Nanos::from_millis(10_000);
 
+/// The same after the send buffer was full: all ports share it, and a receiver that
+/// takes nothing may hold it. Each port's rings are its own.
+const FULL_PAUSE: Nanos = Nanos::from_millis(1_000);
+
 /// Chunks that a port may always hold towards its receiver: a batch of small
 /// frames. 250 ports at this floor stay within the chunks in flight.
 pub(crate) const SHARE_AT_LEAST: usize = 64;
@@ -258,7 +262,10 @@ impl Port {
         self.xsk
             .send_merged(frame, cut)
             .map_err(|unsent| match unsent {
-                Unsent::Full => DropReason::TxRingFull,
+                Unsent::Full => {
+                    self.merges = Some(now + FULL_PAUSE);
+                    DropReason::TxRingFull
+                }
                 Unsent::Refused => {
                     self.merges = Some(now + REFUSED_PAUSE);
                     DropReason::MergedRefused

@@ -62,9 +62,11 @@ pub enum DropReason {
     HandoffFull,
     /// The destination's device takes no merged TCP segments.
     MergedRefused,
+    /// Merged TCP segments, more than are cut at once.
+    CutLimit,
 }
 
-const OTHERS: [DropReason; 27] = [
+const OTHERS: [DropReason; 28] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedArp,
@@ -92,6 +94,7 @@ const OTHERS: [DropReason; 27] = [
     DropReason::QueueMemory,
     DropReason::HandoffFull,
     DropReason::MergedRefused,
+    DropReason::CutLimit,
 ];
 
 impl DropReason {
@@ -145,6 +148,7 @@ impl DropReason {
             Self::QueueMemory => 24,
             Self::HandoffFull => 25,
             Self::MergedRefused => 26,
+            Self::CutLimit => 27,
         };
         Malformed::ALL.len() + other
     }
@@ -181,6 +185,7 @@ impl DropReason {
             Self::QueueMemory => "queue-memory",
             Self::HandoffFull => "handoff-full",
             Self::MergedRefused => "merged-refused",
+            Self::CutLimit => "cut-limit",
         }
     }
 
@@ -218,6 +223,7 @@ impl DropReason {
             Self::MergedRefused => {
                 "the destination's interface takes no merged TCP segments (tso off?): tried anew after 10 s"
             }
+            Self::CutLimit => "very small TCP segments left merged, more than are cut at once",
         }
     }
 }

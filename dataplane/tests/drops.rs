@@ -7,11 +7,16 @@ use sluice_control::{Limit, Shaping};
 use sluice_dataplane::lab::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HOST, Lab, LabOptions};
 use sluice_dataplane::lab::{link, mac, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
+use sluice_dataplane::packet::ethernet::MERGED;
 use sluice_dataplane::packet::{Ethernet, Malformed, Packet, build, checksum, parse, protocol};
 use sluice_dataplane::port::{PortId, link_local};
 use sluice_dataplane::time::Nanos;
 use sluice_dataplane::verdict::DropReason;
+use sluice_dataplane::xsk::Unsent;
 
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const ACK: u8 = 0x10;
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 /// What causes a drop: from which slot, and which frame.
@@ -200,6 +205,7 @@ fn every_reason_to_drop_is_provoked_and_counted_once() {
     provoked.push(overflow_a_tx_ring());
     provoked.push(overflow_another_worker());
     provoked.push(refuse_merged_segments());
+    provoked.push(cut_more_than_a_turn_may());
     provoked.push(take_the_host_port_away());
     provoked.extend(fill_the_session_table());
     provoked.push(answer_in_fragments_of_sctp());
@@ -232,11 +238,11 @@ fn fill_the_session_table() -> [DropReason; 2] {
         ..LabOptions::default()
     });
     let mut talk = |pod: u16, client: u16| {
-        let question = build::udp((v4(1), client), (v4(pod), 53)).frame(link(HOST));
-        let answer = build::udp((v4(pod), 53), (v4(1), client)).frame(link(pod));
-        lab.send(HOST, &question);
-        lab.send(pod, &answer);
-        lab.send(HOST, &question);
+        let question = build::tcp((v4(1), client), (v4(pod), 53));
+        let answer = build::tcp((v4(pod), 53), (v4(1), client)).flags(SYN_ACK);
+        lab.send(HOST, &question.clone().flags(SYN).frame(link(HOST)));
+        lab.send(pod, &answer.frame(link(pod)));
+        lab.send(HOST, &question.flags(ACK).frame(link(HOST)));
         lab.assert_no_chunk_lost();
         let drops = &lab.counters(pod).drops;
         [DropReason::SessionShare, DropReason::SessionTableFull].map(|reason| drops.get(reason))
@@ -349,7 +355,7 @@ fn overflow_another_worker() -> DropReason {
 
 fn refuse_merged_segments() -> DropReason {
     let mut lab = Lab::new(LabOptions::default());
-    lab.refuse_merged(2, true);
+    lab.refuse_merged(2, Some(Unsent::Refused));
     for n in 0..2 {
         let segment = build::tcp((v4(1), 1), (v4(2), 2)).dont_fragment();
         let frame = segment.sequence(n * 100).payload([0; 100]).frame(link(1));
@@ -360,6 +366,31 @@ fn refuse_merged_segments() -> DropReason {
     lab.assert_no_chunk_lost();
     lab.assert_conserved();
     DropReason::MergedRefused
+}
+
+fn cut_more_than_a_turn_may() -> DropReason {
+    let mut lab = Lab::new(LabOptions {
+        gro: false,
+        ..LabOptions::default()
+    });
+    let [a, b, c, d] = MERGED;
+    let marked = Ethernet {
+        dst: GATEWAY_MAC,
+        src: [a, b, c, d, 0, 48],
+    };
+    let segments = build::tcp((v4(1), 1), (v4(2), 2)).dont_fragment();
+    let frame = segments.payload(vec![0; 1025 * 48]).partial().frame(marked);
+    for _ in 0..2 {
+        assert!(lab.inject(1, &frame), "no room to receive");
+    }
+    assert_eq!(lab.run().len(), 1025, "the second one is lost");
+    assert_eq!(lab.counters(2).drops.get(DropReason::CutLimit), 1);
+    // In a turn of its own it is not.
+    assert!(lab.inject(1, &frame), "no room to receive");
+    assert_eq!(lab.run().len(), 1025);
+    lab.assert_no_chunk_lost();
+    lab.assert_conserved();
+    DropReason::CutLimit
 }
 
 fn overflow_a_tx_ring() -> DropReason {

@@ -1,5 +1,6 @@
 //! What goes to other workers, and what comes from them.
 
+use super::cutting::CUT_AT_ONCE;
 use super::{Engine, find};
 use crate::handoff::Crossing;
 use crate::pipeline::Handoff;
@@ -27,6 +28,7 @@ impl Engine {
                     self.pool.umem().prefetch(crossing.frame());
                 }
                 let mut chunks = 0;
+                self.cuts_left = CUT_AT_ONCE;
                 for crossing in batch {
                     got += 1;
                     chunks += usize::from(crossing.frame().chunks());

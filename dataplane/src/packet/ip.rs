@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::ipv6;
+
 /// Numbers of upper-layer protocols (IANA "Protocol Numbers").
 pub mod protocol {
     /// ICMP for IPv4.
@@ -70,6 +72,13 @@ impl Ip {
     #[must_use]
     pub fn end(&self) -> usize {
         usize::from(self.l3) + self.packet_len as usize
+    }
+
+    /// Whether it has extension headers of IPv6.
+    #[inline]
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        self.src.is_ipv6() && usize::from(self.l4) != usize::from(self.l3) + ipv6::HEADER_LEN
     }
 
     /// Length of what begins at `l4`.

@@ -97,7 +97,10 @@ impl GsoSender {
         let header = Header::of(cut);
         let mut pieces = ArrayVec::<_, { MAX_CHUNKS as usize + 1 }>::new();
         pieces.push(IoSlice::new(header.as_bytes()));
-        pieces.extend(umem.slices(frame).map(IoSlice::new));
+        for slice in umem.slices(frame) {
+            let is_too_long = |_| io::Error::from_raw_os_error(libc::EMSGSIZE);
+            pieces.try_push(IoSlice::new(slice)).map_err(is_too_long)?;
+        }
         sys::send_to_device(self.0.as_fd(), device, &pieces)
     }
 }

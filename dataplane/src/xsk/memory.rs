@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cursor::{Consumer, Layout, Producer, in_memory};
 use super::rings::{RECEIVE_RING, Rings, TRANSMIT_RING};
-use super::socket::{Features, InMemory, Shared, Xsk};
+use super::socket::{Features, InMemory, Shared, Unsent, Xsk};
 use super::umem::{CHUNK_SIZE, Umem};
 
 /// Where the kernel puts a packet in its chunk (`XDP_PACKET_HEADROOM`).
@@ -45,7 +45,7 @@ pub fn socket(umem: &'static Umem, features: Features) -> (Xsk, MemoryKernel) {
     let shared = Arc::new(Mutex::new(InMemory {
         is_open: true,
         merged: Vec::new(),
-        refuses_merged: false,
+        refusal: None,
     }));
     let fill: Layout<u64> = in_memory(RECEIVE_RING);
     let rx: Layout<libc::xdp_desc> = in_memory(RECEIVE_RING);
@@ -77,10 +77,10 @@ impl MemoryKernel {
         xsk.set_gso_in_memory(Arc::clone(&self.shared));
     }
 
-    /// Refuses merged segments, or takes them again.
-    pub fn refuse_merged(&mut self, refuses: bool) {
+    /// Takes no merged segments for this reason, or takes them again.
+    pub fn refuse_merged(&mut self, refusal: Option<Unsent>) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.refuses_merged = refuses;
+        shared.refusal = refusal;
     }
 
     /// Receives a frame, in as many chunks as it takes. Returns false, as the

@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 
 use super::chain::Chain;
 use super::error::XskError;
-use super::frame::Frame;
+use super::frame::{Frame, MAX_CHUNKS};
 use super::gso::GsoSender;
 use super::handle::Socket;
 use super::memory::Sent;
@@ -114,7 +114,8 @@ pub(super) struct InMemory {
     pub(super) is_open: bool,
     /// Merged segments, sent after so many of the TX ring's descriptors.
     pub(super) merged: Vec<(u32, Sent)>,
-    pub(super) refuses_merged: bool,
+    /// What becomes of merged segments, if they are not taken.
+    pub(super) refusal: Option<Unsent>,
 }
 
 /// By what merged segments are sent.
@@ -260,6 +261,10 @@ impl Xsk {
                 })
             }
             Some(Gso::InMemory(shared)) => {
+                assert!(
+                    frame.chunks() <= MAX_CHUNKS,
+                    "a kernel takes no more pieces"
+                );
                 let sent = Sent {
                     bytes: self.umem.slices(frame).flatten().copied().collect(),
                     checksum: Some((cut.checksum.start, cut.checksum.offset)),
@@ -267,8 +272,8 @@ impl Xsk {
                 };
                 let after = self.rings.tx.outstanding();
                 let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                if shared.refuses_merged {
-                    return Err(Unsent::Refused);
+                if let Some(refusal) = shared.refusal {
+                    return Err(refusal);
                 }
                 shared.merged.push((after, sent));
                 Ok(())

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use sluice_control::{Limit, Shaping};
-use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, v4};
+use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, v4, v6};
 use sluice_dataplane::packet::build::{self, Datagram};
 use sluice_dataplane::verdict::DropReason;
+use sluice_dataplane::xsk::MAX_CHUNKS;
+use sluice_dataplane::xsk::memory::Sent;
 
 use super::{
     CUT, OUTSIDE, POD, SENDER, in_one_turn, in_one_turn_to, is_right, lab, lab_with, lens,
@@ -81,6 +83,43 @@ fn who_takes_no_merged_segments_gets_them_cut() {
         lab.shape(pod, &shaping, MTU);
         arrives_cut(&mut lab, pod);
     }
+}
+
+/// More chunks than a kernel takes, as from a stack whose `gso_max_size` is not ours:
+/// it is cut, and merged again as far as that goes.
+#[test]
+fn what_is_too_long_to_go_on_is_cut() {
+    let mut lab = lab();
+    let all = left_merged(v4(SENDER), 0).payload(vec![7; 65_300]);
+    let arrived = in_one_turn(&mut lab, SENDER, &[all.frame(merged_link(CUT))]);
+    let all: Vec<_> = arrived.iter().flat_map(pieces).collect();
+    let expected = (0..164).map(|n| (n * 400, 400.min(65_300 - n as usize * 400)));
+    assert_eq!(all, expected.collect::<Vec<_>>());
+    assert_eq!(arrived.len(), 164_usize.div_ceil(MAX_CHUNKS.into()));
+}
+
+/// The kernel cuts no packet with such headers: as if the port took none at all.
+#[test]
+fn what_has_extension_headers_is_cut() {
+    const FRAGMENT: u8 = 44;
+    let segments = |n: u32| {
+        let base = build::tcp((v6(SENDER), 80), (v6(POD), 4000)).sequence(n * 1000);
+        base.payload([7; 1000]).partial()
+    };
+    let mut lab = lab();
+    let atomic = segments(0).extension(FRAGMENT, &[0; 6]);
+    let arrived = in_one_turn(&mut lab, SENDER, &[atomic.frame(merged_link(CUT))]);
+    let segment_of = |sent: &Sent| sent.segment;
+    assert_eq!(
+        arrived.iter().map(segment_of).collect::<Vec<_>>(),
+        [None; 3]
+    );
+    // The others still go on merged.
+    let arrived = in_one_turn(&mut lab, SENDER, &[segments(1).frame(merged_link(CUT))]);
+    assert_eq!(
+        arrived.iter().map(segment_of).collect::<Vec<_>>(),
+        [Some(CUT)]
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use sluice_dataplane::packet::ethernet::MERGED;
 use sluice_dataplane::time::Nanos;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::xsk::memory::Sent;
-use sluice_dataplane::xsk::{Features, MAX_CHUNKS};
+use sluice_dataplane::xsk::{Features, MAX_CHUNKS, Unsent};
 
 /// The pods that send and receive.
 const SENDER: u16 = 1;
@@ -201,20 +201,31 @@ fn merged_segments_keep_their_place_in_the_flow() {
 }
 
 #[test]
-fn who_refuses_merged_segments_gets_them_one_by_one_for_a_while() {
+fn who_does_not_take_merged_segments_gets_them_one_by_one_for_a_while() {
+    for (refusal, reason, pause) in [
+        (Unsent::Refused, DropReason::MergedRefused, 10_000),
+        (Unsent::Full, DropReason::TxRingFull, 1_000),
+    ] {
+        are_not_taken(refusal, reason, pause);
+    }
+}
+
+/// `pause` is in milliseconds.
+#[track_caller]
+fn are_not_taken(refusal: Unsent, reason: DropReason, pause: u64) {
     let mut lab = lab();
     let mut next = 0..;
     let mut three = |lab: &mut Lab| {
         let all = next.by_ref().take(3).map(segment);
         lens(&in_one_turn(lab, SENDER, &frames(all)))
     };
-    lab.refuse_merged(POD, true);
+    lab.refuse_merged(POD, Some(refusal));
     assert!(three(&mut lab).is_empty());
     let drops = &lab.counters(POD).drops;
-    assert_eq!(drops.get(DropReason::MergedRefused), 1);
-    lab.refuse_merged(POD, false);
+    assert_eq!(drops.get(reason), 1);
+    lab.refuse_merged(POD, None);
     assert_eq!(three(&mut lab), [MSS; 3]);
-    lab.wait(Nanos::from_millis(9_999));
+    lab.wait(Nanos::from_millis(pause - 1));
     assert_eq!(three(&mut lab), [MSS; 3]);
     lab.wait(Nanos::from_millis(1));
     assert_eq!(three(&mut lab), [3 * MSS]);
