@@ -19,7 +19,7 @@ mod index;
 mod list;
 mod state;
 
-use crate::packet::{Flow, Signal};
+use crate::packet::{Flow, Signal, protocol};
 use crate::port::PortId;
 use crate::time::Nanos;
 
@@ -65,6 +65,13 @@ impl Session {
     #[must_use]
     pub fn is_translated(&self) -> bool {
         self.original != self.translated
+    }
+
+    /// Whether the client's next packet would make it anew, and the same: of UDP,
+    /// where nothing is translated.
+    #[inline]
+    fn is_renewable(&self) -> bool {
+        self.original.protocol == protocol::UDP && !self.is_translated()
     }
 
     /// What the pod sends in answer.
@@ -143,6 +150,10 @@ const _: () = assert!(size_of::<Entry>() == 128, "two cache lines");
 impl Entry {
     fn class(&self) -> Class {
         self.state.class(self.session.original.protocol)
+    }
+
+    fn rank(&self) -> Rank {
+        self.state.rank(self.session.is_renewable())
     }
 
     fn is_over(&self, now: Nanos) -> bool {
@@ -469,7 +480,7 @@ impl Sessions {
         let free = self.capacity - self.in_use;
         let owner = &self.owners[usize::from(pod.slot)];
         if owner.sessions >= free {
-            Some(&[Rank::Spent, Rank::Opening])
+            Some(&[Rank::Spent, Rank::Opening, Rank::Renewable])
         } else if owner.opening >= (free / OPENING_PART).max(1) {
             Some(&[Rank::Opening])
         } else {
@@ -492,7 +503,7 @@ impl Sessions {
     /// Enters a session at the end of its two lists.
     fn link(&mut self, place: u32) {
         let entry = &self.entries[place as usize];
-        let (class, rank, slot) = (entry.class(), entry.state.rank(), entry.session.pod.slot);
+        let (class, rank, slot) = (entry.class(), entry.rank(), entry.session.pod.slot);
         self.timeouts[class as usize].push(Chain::Timeout, &mut self.entries, place);
         let owner = &mut self.owners[usize::from(slot)];
         owner.lists[rank as usize].push(Chain::Owner, &mut self.entries, place);
@@ -502,7 +513,7 @@ impl Sessions {
     /// Takes a session out of its two lists.
     fn unlink(&mut self, place: u32) {
         let entry = &self.entries[place as usize];
-        let (class, rank, pod) = (entry.class(), entry.state.rank(), entry.session.pod);
+        let (class, rank, pod) = (entry.class(), entry.rank(), entry.session.pod);
         self.timeouts[class as usize].remove(Chain::Timeout, &mut self.entries, place);
         let owner = &mut self.owners[usize::from(pod.slot)];
         if owner.pod == Some(pod) {

@@ -55,13 +55,17 @@ pub(super) enum Rank {
     Opening,
     /// Never.
     Settled,
+    /// As settled, but the client's next packet makes it anew: gives way before a
+    /// new one is refused, if nothing else can. So nobody keeps others out of a pod
+    /// by conversations of a packet a minute.
+    Renewable,
     /// Said all that is to be said, as it seems: gives way before a new one is
     /// refused.
     Spent,
 }
 
 impl Rank {
-    pub(super) const COUNT: usize = 3;
+    pub(super) const COUNT: usize = 4;
 }
 
 /// Sessions of equal timeout.
@@ -178,12 +182,20 @@ impl State {
         }
     }
 
+    /// The rank of a session in this state, `is_renewable` if its client's next
+    /// packet would make it anew.
     #[inline]
-    pub(super) fn rank(self) -> Rank {
+    pub(super) fn rank(self, is_renewable: bool) -> Rank {
         match self {
             Self::Opening { .. } => Rank::Opening,
+            // The pod has ended it: its client may never.
+            Self::Open {
+                finished: Some(Direction::Answer),
+            }
+            | Self::Exchanged
+            | Self::Closed => Rank::Spent,
+            Self::Open { .. } | Self::Reset if is_renewable => Rank::Renewable,
             Self::Open { .. } | Self::Reset => Rank::Settled,
-            Self::Exchanged | Self::Closed => Rank::Spent,
         }
     }
 }
@@ -250,6 +262,8 @@ mod tests {
         ];
         assert_eq!(established(&long), half(Answer));
         assert_eq!(half(Answer).class(protocol::TCP), Class::Established);
+        assert_eq!(half(Answer).rank(false), Rank::Spent);
+        assert_eq!(half(Request).rank(false), Rank::Settled);
         assert_eq!(established(&[(Request, fin), (Answer, fin)]), State::Closed);
         let late = [(Request, fin), (Answer, fin), (Request, Signal::Data)];
         assert_eq!(established(&late), State::Closed);
@@ -265,7 +279,7 @@ mod tests {
         assert_eq!(established(&[reset, (Answer, Signal::Data)]), OPEN);
         assert_eq!(established(&[reset, (Request, Signal::Data)]), OPEN);
         assert_eq!(established(&[reset, (Request, Signal::Open)]), State::NEW);
-        assert_eq!(State::Reset.rank(), Rank::Settled);
+        assert_eq!(State::Reset.rank(false), Rank::Settled);
         // The pod knows.
         assert_eq!(established(&[(Answer, Signal::Reset)]), State::Closed);
         let refused = [(Request, Signal::Open), (Answer, Signal::Reset)];
