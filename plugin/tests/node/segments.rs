@@ -102,6 +102,20 @@ fn who_takes_none_gets_them_cut() {
     node.finish();
 }
 
+/// A pod's root may have its stack merge more than ours: 50 segments of 1304 bytes
+/// are a chunk more than the kernel takes.
+#[test]
+fn what_a_stack_merges_beyond_measure_is_cut() {
+    let node = Node::start(&Options::default());
+    let [sender, pod] = ["sender", "pod"].map(|name| node.add(name));
+    sender.exec("ip link set eth0 mtu 1376 gso_max_size 65536");
+    let echo = Echo::tcp(&pod, pod.v6());
+    exchange(&connect(&sender, echo.address), BYTES, 3);
+    let cut = node.row(&pod).counters.cut_frames;
+    assert_eq!(cut > 0, node.has_tso(), "{cut}");
+    node.finish();
+}
+
 /// Datagrams that are sent merged (UDP_SEGMENT) are nobody's to merge on the way.
 #[test]
 fn datagrams_that_are_sent_merged_arrive_one_by_one() {
