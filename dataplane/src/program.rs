@@ -82,6 +82,20 @@ pub enum ProgramError {
         /// The interface.
         interface: String,
     },
+    /// The program on the host port is pinned elsewhere.
+    #[error(
+        "start on this node: the XDP program on {interface} is none of those pinned in {}. \
+         Was dataplane.runDir changed? Set it to what it was, and its pods are taken back; or \
+         remove them and all else by `sluiced reset --run-dir` with that folder. Nothing was \
+         changed",
+        bpffs.display()
+    )]
+    Elsewhere {
+        /// The interface.
+        interface: String,
+        /// Our bpf file system.
+        bpffs: PathBuf,
+    },
     /// The kernel refused the attachment.
     #[error("attach the XDP program to {interface}: {cause}{hint}")]
     Attach {
@@ -174,6 +188,29 @@ impl PortProgram {
     /// nothing is attached but what was.
     pub fn attach(&mut self, link: &Link, mode: XdpMode) -> Result<(), ProgramError> {
         self.code.attach(&self.pins.ports, link, mode)
+    }
+
+    /// Whether the program on an interface, if there is one, is pinned here: an
+    /// earlier daemon's with this folder, and not one's with another.
+    ///
+    /// # Errors
+    /// The pin cannot be opened.
+    pub fn is_own(&self, link: &Link) -> Result<bool, ProgramError> {
+        Ok(link.xdp_program.is_none() || self.pins.ports.is_on(link)?)
+    }
+
+    /// Refuses an interface with a program that is pinned elsewhere, or nowhere.
+    ///
+    /// # Errors
+    /// It has one, or the pin cannot be opened.
+    pub fn check_own(&self, link: &Link) -> Result<(), ProgramError> {
+        if self.is_own(link)? {
+            return Ok(());
+        }
+        Err(ProgramError::Elsewhere {
+            interface: link.name.clone(),
+            bpffs: self.pins.root().to_owned(),
+        })
     }
 
     /// Takes the program off an interface; does nothing where it is not on.

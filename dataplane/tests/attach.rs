@@ -569,6 +569,33 @@ fn a_node_has_one_daemon_whatever_its_folder() {
     });
 }
 
+/// Its pods are pinned and written down in the other folder.
+#[test]
+fn a_daemon_with_another_folder_leaves_pods_alone() {
+    let netns = TestNetns::new("node");
+    let (folder, other) = (Folder::new(), Folder::new());
+    netns.run(|| {
+        let mut node = folder.start();
+        let pod = pod(11);
+        make_veth(&pod);
+        attach(&mut node, &pod).unwrap();
+        drop(node);
+        let before = netns.state();
+        // As if it were another kernel: the host port would have to be made anew.
+        for without in [&[][..], &[Feature::MultiBuffer]] {
+            let error = Node::start(other.settings(), without).err();
+            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains("Was dataplane.runDir changed?"), "{error:?}");
+            assert_eq!(netns.state(), before);
+        }
+        netns.ip("link delete sluice0");
+        drop(other.start());
+        assert!(netns.ip("link").contains("slv11"), "it is the other's");
+        other.reset();
+        folder.reset();
+    });
+}
+
 /// What stands in the way of one thing does not keep the others.
 #[test]
 fn a_reset_goes_on_after_a_failure() {

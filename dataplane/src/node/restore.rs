@@ -60,7 +60,6 @@ impl Node {
                 Err(why) => self.cut_off(link, Some(attachment), &why),
             }
         }
-        self.remove_strangers(&links)?;
         // Before the first frame: an answer of a pod must not pass its way back.
         self.wiring
             .resume_sessions(|address| Some(self.book.owner(address)?.wired.id));
@@ -71,6 +70,8 @@ impl Node {
         }
         self.wiring.settle(&self.addresses(), &self.mapped())?;
         self.wiring.forget_connections(&gone, Stale::There);
+        // Last: a start that fails has removed nothing.
+        self.remove_strangers(&links)?;
         if self.book.len() > 0 {
             tracing::info!(pods = self.book.len(), "taken back from an earlier daemon");
         }
@@ -120,7 +121,8 @@ impl Node {
     }
 
     /// Interfaces of pods that the journal does not know: an ADD that the
-    /// earlier daemon did not live to answer. Nobody will ask for them again.
+    /// earlier daemon did not live to answer. Nobody will ask for them again. One
+    /// with a program that is not ours is another daemon's pod.
     fn remove_strangers(&self, links: &[Link]) -> Result<(), NodeError> {
         let entries = self.book.sorted();
         let served = entries.iter().map(|entry| &entry.attachment.host_ifname);
@@ -128,6 +130,15 @@ impl Node {
         let known: HashSet<&String> = served.chain(cut_off).collect();
         let pods = links.iter().filter(|link| is_pods(link));
         for link in pods.filter(|link| !known.contains(&link.name)) {
+            if !self.wiring.has_own_program(link)? {
+                tracing::warn!(
+                    interface = link.name,
+                    "left alone: the journal knows no pod with it, but another's XDP program is \
+                     on it. Was dataplane.runDir changed? If its pod is gone, delete it with \
+                     `ip link delete`"
+                );
+                continue;
+            }
             tracing::warn!(
                 interface = link.name,
                 "removed: the journal knows no pod with it"

@@ -111,6 +111,11 @@ impl Wiring {
         let (umem, mut pool) =
             Umem::create(chunks).map_err(|cause| NodeError::Memory { chunks, cause })?;
         alone::check(netlink, features, umem, &mut pool)?;
+        // Before anything is changed: what is there may be pods of a daemon with
+        // another folder.
+        if let Some((_, dataplane)) = HostPort::find(netlink)? {
+            program.check_own(&dataplane)?;
+        }
         let fleet = fleet::start(FleetOptions {
             workers: settings.workers,
             pool,
@@ -159,6 +164,12 @@ impl Wiring {
 
     pub(super) fn is_alive(&self) -> bool {
         self.fleet.is_alive()
+    }
+
+    /// Whether the program on an interface, if there is one, is an earlier
+    /// daemon's with our folder.
+    pub(super) fn has_own_program(&self, link: &Link) -> Result<bool, NodeError> {
+        Ok(self.program.is_own(link)?)
     }
 
     /// Whether the host port is still there; sockets of new ports share its.

@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use sluice_link::{Link, XdpMode};
 
 use super::ProgramError;
-use super::pins::Links;
+use super::pins::{Links, is_on};
 use crate::bpf_error::into_io;
 
 /// A link whose pin was just removed goes away a little later, on a kernel
@@ -128,13 +128,6 @@ impl Code {
             .try_into()
             .map_err(into_io)
     }
-}
-
-/// Whether it is this attachment that put the program on the interface: the
-/// kernel tells both's program, and aya not the attachment's interface.
-fn is_on(pin: &FdLink, link: &Link) -> bool {
-    let attached = pin.info().ok().map(|info| info.program_id());
-    attached.is_some() && attached == link.xdp_program
 }
 
 fn load_object(

@@ -9,6 +9,7 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use sluice_link::Link;
 
 use super::ProgramError;
 use crate::run_dir::make_private;
@@ -104,6 +105,11 @@ impl Links {
         }
     }
 
+    /// Whether what is pinned here put the program on the interface.
+    pub(super) fn is_on(&self, link: &Link) -> Result<bool, ProgramError> {
+        Ok(self.get(&link.name)?.is_some_and(|pin| is_on(&pin, link)))
+    }
+
     pub(super) fn add(&self, interface: &str, link: FdLink) -> Result<(), ProgramError> {
         let path = self.0.join(interface);
         link.pin(&path)
@@ -147,6 +153,13 @@ impl Links {
                 .map_err(|cause| failed("remove", &self.0, cause)),
         }
     }
+}
+
+/// Whether it is this attachment that put the program on the interface: the
+/// kernel tells both's program, and aya not the attachment's interface.
+pub(super) fn is_on(pin: &FdLink, link: &Link) -> bool {
+    let attached = pin.info().ok().map(|info| info.program_id());
+    attached.is_some() && attached == link.xdp_program
 }
 
 fn failed(operation: &'static str, path: &Path, cause: io::Error) -> ProgramError {

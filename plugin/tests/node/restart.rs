@@ -250,6 +250,35 @@ fn an_add_that_a_start_came_between_is_to_be_tried_again() {
     node.finish();
 }
 
+/// Another folder has neither the journal nor the pins of the pods that run.
+#[test]
+fn a_daemon_with_another_folder_leaves_pods_alone() {
+    let mut node = Node::start(&Options::default());
+    let [a, b] = ["a", "b"].map(|name| node.add(name));
+    let echo = Echo::tcp(&b, b.v4());
+    let flow = Flow::paced_tcp(&a, echo.address);
+    flow.goes_on();
+    let before = Snapshot::take(&node);
+    node.kill();
+    let other = node.dir().join("other");
+    let run = format!(
+        "run --conflist {} --run-dir {}",
+        node.conflist().display(),
+        other.display()
+    );
+    let ended = node.sluiced(&run);
+    assert!(!ended.status.success(), "{ended:?}");
+    let log = String::from_utf8(ended.stderr).unwrap();
+    for needle in ["dataplane.runDir", "sluiced reset"] {
+        assert!(log.contains(needle), "{needle:?} is not in {log}");
+    }
+    before.assert_unchanged(&node);
+    node.restart();
+    flow.goes_on();
+    flow.stop();
+    node.finish();
+}
+
 #[test]
 fn a_stopped_daemons_pods_are_the_next_ones() {
     let mut node = Node::start(&Options::default());
