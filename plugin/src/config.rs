@@ -164,7 +164,8 @@ impl Network {
     }
 
     /// The attachments that GC must leave alone. Without the list all would
-    /// have to go, so it must be there.
+    /// have to go, so it must be there. `null` is an empty one: runtimes in Go
+    /// write a slice without elements so.
     pub(crate) fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Error> {
         let list = self.object.get(VALID_ATTACHMENTS).ok_or_else(|| {
             Error::configuration(format!(
@@ -172,11 +173,12 @@ impl Network {
                  attachments for GC, and nothing was removed"
             ))
         })?;
-        Vec::deserialize(list).map_err(|error| {
+        let list = Option::deserialize(list).map_err(|error| {
             Error::configuration(format!(
                 "{VALID_ATTACHMENTS} is {list}: {error}; nothing was removed"
             ))
-        })
+        })?;
+        Ok(list.unwrap_or_default())
     }
 
     /// The configuration as it goes to an IPAM plugin: as it came, but for the
