@@ -116,6 +116,12 @@ pub enum NodeError {
          name one that is there, or \"auto\""
     )]
     NoUplink(String),
+    /// Somebody deleted the host port: the sockets that share its are dead.
+    #[error(
+        "the host port {HOST_INTERFACE} is gone: somebody deleted it; restart sluiced, which \
+         makes it anew and takes its pods back"
+    )]
+    NoHostPort,
     /// The worker closed a socket that it was just given.
     #[error("the socket of {0} is closed already")]
     SocketGone(String),
@@ -197,6 +203,18 @@ impl Node {
         self.wiring.is_alive()
     }
 
+    /// Whether the host port is still there. To be called now and then: a node
+    /// without ([`NodeError::NoHostPort`]) can only be started anew.
+    ///
+    /// # Errors
+    /// It is gone, or the kernel does not say.
+    pub fn check_host_port(&self) -> Result<(), NodeError> {
+        if self.wiring.has_host_port()? {
+            return Ok(());
+        }
+        Err(NodeError::NoHostPort)
+    }
+
     /// How many pod interfaces are attached.
     #[must_use]
     pub fn attached(&self) -> usize {
@@ -264,6 +282,8 @@ impl Node {
     /// How full the node is, not counting pods whose interface is gone: an
     /// Attach would take their ports.
     fn status(&mut self) -> Result<NodeStatus, Refusal> {
+        self.check_host_port()
+            .map_err(|error| failed(&format!("serve this node: {error}")))?;
         let max_ports = self.settings.max_ports;
         if self.book.len() >= usize::from(max_ports) {
             self.forget_all_gone()
@@ -321,15 +341,8 @@ impl Node {
             .map_err(|message| about(ErrorCode::Conflict, &message))?;
         admission::check_host_ports_are_free(&attachment)
             .map_err(|(code, message)| about(code, &message))?;
-        if !self
-            .wiring
-            .has_host_port()
-            .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?
-        {
-            let message = "the host port sluice0 is gone: somebody deleted it; restart sluiced, \
-                           which makes it anew and takes its pods back";
-            return Err(about(ErrorCode::Failed, message));
-        }
+        self.check_host_port()
+            .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?;
         let link = self
             .host_end(&attachment)
             .map_err(|(code, message)| about(code, &message))?;

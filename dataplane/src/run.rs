@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 use sluice_dataplane::cpus;
-use sluice_dataplane::node::Node;
+use sluice_dataplane::node::{Node, NodeError};
 use sluice_dataplane::server::Server;
 use tracing::Level;
 
@@ -17,7 +17,7 @@ use crate::descriptors;
 use crate::readiness;
 use crate::signals::Signals;
 
-/// How often the daemon looks whether its worker is alive, and for pods whose
+/// How often the daemon looks whether its host port is there, and for pods whose
 /// interfaces are gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -71,6 +71,11 @@ pub(crate) fn run(arguments: RunArgs) -> Result<(), Box<dyn Error>> {
             tracing::warn!(%error, "answers by the uplink may go astray");
         }
         if Instant::now() >= next_look {
+            match node.check_host_port() {
+                Err(error @ NodeError::NoHostPort) => return Err(error.into()),
+                Err(error) => tracing::warn!(%error, "could not look for the host port"),
+                Ok(()) => {}
+            }
             node.tell_mapped();
             if let Err(error) = node.forget_all_gone() {
                 tracing::warn!(%error, "could not look for pods that are gone");

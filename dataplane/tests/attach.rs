@@ -639,6 +639,10 @@ fn a_deleted_host_port_is_named() {
         make_veth(&second);
         netns.ip("link delete sluice0");
         refused(&mut node, &second, ErrorCode::Failed, "sluice0 is gone");
+        let Response::Error(refusal) = node.handle(Request::Status) else {
+            panic!("STATUS of a node that pods cannot leave");
+        };
+        assert!(refusal.message.contains("restart sluiced"), "{refusal}");
         drop(node);
         // What the message advises.
         let node = folder.start();

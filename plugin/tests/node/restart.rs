@@ -250,6 +250,24 @@ fn an_add_that_a_start_came_between_is_to_be_tried_again() {
     node.finish();
 }
 
+/// A daemon cannot mend that, but the next one can; systemd starts it.
+#[test]
+fn a_deleted_host_port_ends_the_daemon_and_the_next_one_makes_it_anew() {
+    let mut node = Node::start(&Options::default());
+    let pod = node.add("pod");
+    ping(&pod, NODE4);
+    node.space().exec("ip link delete sluice0");
+    let status = node.client.status();
+    assert!(status.is_err(), "{status:?}");
+    assert!(!node.wait_for_end().success());
+    let log = fs::read_to_string(node.conflist().with_extension("log")).unwrap();
+    assert!(log.contains("the host port sluice0 is gone"), "{log}");
+    node.restart();
+    ping(&pod, NODE4);
+    ping(node.space(), pod.v6());
+    node.finish();
+}
+
 /// Another folder has neither the journal nor the pins of the pods that run.
 #[test]
 fn a_daemon_with_another_folder_leaves_pods_alone() {

@@ -109,11 +109,14 @@ impl Daemon {
     }
 
     /// Ends it as a service manager does, and waits for its end.
-    pub(crate) fn stop(mut self) -> ExitStatus {
+    pub(crate) fn stop(self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        wait_until("the daemon ends after SIGTERM", || {
-            self.child.try_wait().unwrap()
-        })
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        wait_until("the daemon ends", || self.child.try_wait().unwrap())
     }
 
     /// Asserts that nothing went wrong inside.

@@ -339,6 +339,11 @@ impl Node {
         self.daemon.take().expect("a daemon").stop()
     }
 
+    /// Waits until the daemon has ended by itself.
+    pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
+        self.daemon.take().expect("a daemon").wait()
+    }
+
     /// The daemon's process.
     pub(crate) fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon").pid()
