@@ -30,6 +30,8 @@ const CONFIGURATION: u32 = 7;
 const TRY_AGAIN: u32 = 11;
 /// The plugin could not serve an ADD now (STATUS).
 const UNAVAILABLE: u32 = 50;
+/// Nor do the pods that are there reach all that they should (STATUS).
+const LIMITED: u32 = 51;
 /// The kernel refused to make or change an interface.
 const KERNEL: u32 = 100;
 /// The daemon could not do it, or is too old or too new for this plugin.
@@ -121,7 +123,7 @@ impl Error {
         Self::new(UNAVAILABLE, msg)
     }
 
-    /// The same as STATUS reports it: our own reasons, and passing conditions,
+    /// A failure as STATUS reports it: our own reasons, and passing conditions,
     /// mean that an ADD would fail now.
     pub(crate) fn into_unavailable(mut self) -> Self {
         if self.code == TRY_AGAIN || self.code >= KERNEL {
@@ -166,6 +168,17 @@ impl Error {
                 ErrorCode::Conflict => CONFLICT,
                 ErrorCode::Unsupported | ErrorCode::Failed => DAEMON,
             },
+        };
+        Self::new(code, error.to_string())
+    }
+
+    /// The same for STATUS: without a
+    /// daemon that works nothing is forwarded.
+    pub(crate) fn daemon_unavailable(error: &ClientError) -> Self {
+        let code = match error {
+            ClientError::Down { .. } | ClientError::Broken { .. } => LIMITED,
+            ClientError::Refused(refusal) if refusal.code == ErrorCode::Failed => LIMITED,
+            ClientError::Refused(_) => UNAVAILABLE,
         };
         Self::new(code, error.to_string())
     }
@@ -235,6 +248,14 @@ mod tests {
         ] {
             let error = Error::from(ClientError::from(Refusal::new(refusal, "no")));
             assert_eq!((error.code, error.msg.as_str()), (code, "no"));
+        }
+    }
+
+    #[test]
+    fn status_tells_a_node_that_serves_its_pods_from_one_that_does_not() {
+        for (refusal, code) in [(ErrorCode::Failed, 51), (ErrorCode::Unsupported, 50)] {
+            let error = ClientError::from(Refusal::new(refusal, "no"));
+            assert_eq!(Error::daemon_unavailable(&error).code, code);
         }
     }
 

@@ -14,13 +14,17 @@ pub(crate) fn status(path: &[PathBuf], network: &Network) -> Result<(), Error> {
     network.needs_version_of("STATUS")?;
     let steps = [
         has_room(&Client::new(&network.socket())),
-        Ipam::find(network, path).and_then(|ipam| ipam.status()),
+        Ipam::find(network, path)
+            .and_then(|ipam| ipam.status())
+            .map_err(Error::into_unavailable),
     ];
-    Error::all(steps.map(|step| step.map_err(Error::into_unavailable)))
+    Error::all(steps)
 }
 
 fn has_room(client: &Client) -> Result<(), Error> {
-    let status = client.status()?;
+    let status = client
+        .status()
+        .map_err(|error| Error::daemon_unavailable(&error))?;
     let most = status.max_ports;
     if status.attached < usize::from(most) {
         return Ok(());

@@ -19,7 +19,7 @@ fn a_node_with_room_is_ready_and_a_full_one_is_not() {
     node.del(&network).ok();
     node.daemon = None;
     node.sluice("STATUS", &[], &network)
-        .fails(50, "is sluiced running?");
+        .fails(51, "is sluiced running?");
 }
 
 #[test]

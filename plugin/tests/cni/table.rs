@@ -165,7 +165,7 @@ const ROWS: [Row; 61] = [
     row("IPAM slow", |c| c.ipam("slow"), "",                              [0, 0, 0, 0, 0]),
     // The daemon.
     row("the daemon down", |c| c.set("dataplane", json!({"runDir": "/nonexistent"})),
-        "is sluiced running?",                                            [11, 0, 11, 11, 50]),
+        "is sluiced running?",                                            [11, 0, 11, 11, 51]),
     row("all ports taken", |c| c.full = true, "",                         [11, 0, 0, 0, 50]),
     row("the daemon busy", |c| c.refusal = Some(ErrorCode::Busy), "",     [11, 0, 0, 0, 0]),
     row("the daemon fails, as by a full disk", |c| c.refusal = Some(ErrorCode::Failed), "",
