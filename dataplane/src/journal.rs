@@ -17,6 +17,7 @@ use serde_json::Value;
 use sluice_control::Attachment;
 
 use crate::run_dir::{FolderError, make_private};
+use crate::server::MAX_REQUEST_BYTES;
 
 /// The number of this format. Another daemon's may be another.
 const FORMAT: u64 = 1;
@@ -29,7 +30,7 @@ const UNFINISHED: &str = ".new";
 const SET_ASIDE: &str = ".json.bad";
 
 /// No attachment takes so much: it came in a request of half of it at most.
-const MAX_BYTES: u64 = 128 << 10;
+const MAX_BYTES: u64 = 2 * MAX_REQUEST_BYTES as u64;
 
 /// Why the journal could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
-use sluice_control::{ErrorCode, Refusal, Response};
+use sluice_control::{ErrorCode, MAX_MESSAGE_BYTES, Refusal, Response};
 
 use super::MAX_REQUEST_BYTES;
 
@@ -19,10 +19,18 @@ pub(super) struct Connection {
 
 #[derive(Debug)]
 enum State {
-    /// Reading the request; what has come so far.
-    Asking(Vec<u8>),
+    /// Reading the request.
+    Asking(Incoming),
     /// Writing the answer, this many bytes are out.
     Answering { answer: Vec<u8>, written: usize },
+}
+
+/// A request, as far as it has come.
+#[derive(Debug, Default)]
+struct Incoming {
+    /// Nothing any more once it is too long.
+    bytes: Vec<u8>,
+    length: usize,
 }
 
 /// What became of an [`Connection::advance`].
@@ -38,7 +46,7 @@ impl Connection {
     pub(super) fn new(stream: UnixStream, deadline: Instant) -> Self {
         Self {
             stream,
-            state: State::Asking(Vec::new()),
+            state: State::Asking(Incoming::default()),
             deadline,
         }
     }
@@ -60,12 +68,15 @@ impl Connection {
         serve: impl FnOnce(&[u8]) -> Response,
     ) -> io::Result<Progress> {
         if let State::Asking(request) = &mut self.state {
-            let response = match read_to_end(&mut self.stream, request)? {
+            let response = match request.read(&mut self.stream)? {
                 Reading::Unfinished => return Ok(Progress::Waiting),
-                Reading::Finished => serve(request),
+                Reading::Finished => serve(&request.bytes),
                 Reading::TooLong => Response::Error(Refusal::new(
                     ErrorCode::Invalid,
-                    format!("read a request: it is longer than {MAX_REQUEST_BYTES} bytes"),
+                    format!(
+                        "read a request: it is longer than {MAX_REQUEST_BYTES} bytes; \
+                         has the pod more than 10,000 hostPorts?"
+                    ),
                 )),
             };
             self.state = State::Answering {
@@ -102,20 +113,37 @@ enum Reading {
     TooLong,
 }
 
-fn read_to_end(stream: &mut UnixStream, request: &mut Vec<u8>) -> io::Result<Reading> {
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(Reading::Finished),
-            Ok(bytes) => request.extend_from_slice(&buffer[..bytes]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(Reading::Unfinished);
+impl Incoming {
+    /// Goes on reading what is too long, for as long as a client of ours may
+    /// send: closed earlier, the connection would break under the client, which
+    /// would not hear why.
+    fn read(&mut self, stream: &mut UnixStream) -> io::Result<Reading> {
+        let mut buffer = [0; 4096];
+        while self.length < MAX_MESSAGE_BYTES {
+            match stream.read(&mut buffer) {
+                Ok(0) if self.is_too_long() => break,
+                Ok(0) => return Ok(Reading::Finished),
+                Ok(bytes) => self.take_in(&buffer[..bytes]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Reading::Unfinished);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
         }
-        if request.len() > MAX_REQUEST_BYTES {
-            return Ok(Reading::TooLong);
+        Ok(Reading::TooLong)
+    }
+
+    fn take_in(&mut self, bytes: &[u8]) {
+        self.length += bytes.len();
+        if self.is_too_long() {
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.extend_from_slice(bytes);
         }
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.length > MAX_REQUEST_BYTES
     }
 }

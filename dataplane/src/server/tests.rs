@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
+use sluice_control::MAX_MESSAGE_BYTES;
 
 use super::*;
 
@@ -52,9 +53,8 @@ impl Rig {
 
     fn ask(&self, request: &[u8]) -> Value {
         let mut stream = self.connect();
-        // The server may answer and close before it has read everything.
-        let _ = stream.write_all(request);
-        let _ = stream.shutdown(Shutdown::Write);
+        stream.write_all(request).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
         answer(stream)
     }
 
@@ -71,6 +71,7 @@ fn echo(request: Request) -> Response {
     }
 }
 
+/// Null where there is none.
 fn answer(mut stream: Stream) -> Value {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
@@ -130,7 +131,7 @@ fn nonsense_is_refused_and_says_why() {
             (b"[]", "read a request"),
             (b"{\"op\": \"describe\"}", "protocol"),
             (half, "EOF"),
-            (&oversized, "longer than 65536 bytes"),
+            (&oversized, "longer than 1048576 bytes"),
             (&deep, "recursion limit"),
             (huge.as_bytes(), "out of range"),
             (many.as_bytes(), "4294967296"),
@@ -141,6 +142,29 @@ fn nonsense_is_refused_and_says_why() {
             let message = answer["error"]["message"].as_str().unwrap();
             assert!(message.contains(why), "{message:?} lacks {why:?}");
         }
+    });
+}
+
+/// A pod with thousands of hostPorts, and what no pod needs.
+#[test]
+fn a_long_request_is_served_and_one_too_long_is_told_so() {
+    let rig = Rig::new();
+    rig.serve(PATIENCE, |rig| {
+        let padded = |length: usize| {
+            let mut request = describe().to_string().into_bytes();
+            request.resize(length, b' ');
+            rig.ask(&request)
+        };
+        assert_eq!(padded(MAX_REQUEST_BYTES)["ok"]["op"], "describe");
+        for length in [MAX_REQUEST_BYTES + 1, MAX_MESSAGE_BYTES - 1] {
+            let answer = padded(length);
+            let message = answer["error"]["message"].as_str().unwrap_or_default();
+            assert!(message.contains("hostPorts"), "{answer}");
+        }
+        // What is no client of ours is not listened to for ever.
+        let mut endless = rig.connect();
+        let sent = endless.write_all(&vec![b' '; 2 * MAX_MESSAGE_BYTES]);
+        assert!(sent.is_err(), "{sent:?}");
     });
 }
 

@@ -29,7 +29,7 @@ fn connect(node: &Node) -> UnixStream {
 /// The answer to a whole request.
 fn ask(node: &Node, request: &[u8]) -> Value {
     let mut stream = connect(node);
-    // A daemon that has heard enough closes before we have said everything.
+    // A daemon that has heard far too much closes before we have said everything.
     let _ = stream
         .write_all(request)
         .and_then(|()| stream.shutdown(Shutdown::Write));
@@ -116,6 +116,7 @@ fn nonsense_is_refused_in_words() {
             "unsupported",
         ),
         (&[b'['; 65_536], "invalid"),
+        (&[b' '; (1 << 20) + 1], "invalid"),
     ] {
         let answer = ask(&node, request);
         let shown = String::from_utf8_lossy(&request[..request.len().min(60)]);
@@ -123,7 +124,7 @@ fn nonsense_is_refused_in_words() {
         assert!(!answer["error"]["message"].as_str().unwrap().is_empty());
     }
     // Far too much: an error or a closed door, but no daemon that eats it all.
-    ask(&node, &vec![b' '; 8 << 20]);
+    ask(&node, &vec![b' '; 16 << 20]);
     assert!(node.client.describe().is_ok());
     node.finish();
 }

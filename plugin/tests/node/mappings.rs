@@ -308,6 +308,28 @@ fn rules_are_put_back_when_somebody_flushes_them() {
     node.finish();
 }
 
+/// What the daemon is asked, and writes down, grows with them.
+#[test]
+fn a_pod_may_have_thousands_of_host_ports() {
+    const MAPPINGS: u16 = 4000;
+    let mut node = Node::start(&Options::default());
+    let first = HOST_PORT + 1;
+    let mappings: Vec<_> = (0..MAPPINGS)
+        .map(|number| (first + number, POD_PORT, "tcp", ""))
+        .collect();
+    let server = Mapped::join(&node, &node.pods().mapped(&mappings), "server");
+    for _ in 0..2 {
+        for port in [first, first + MAPPINGS - 1] {
+            check_serves_tcp(node.outside(), SocketAddr::new(NODE4, port), &server);
+        }
+        node.kill();
+        node.restart();
+        assert_eq!(node.ports().len(), 2, "the pod and the host port");
+    }
+    server.del();
+    node.finish();
+}
+
 /// CVE-2020-8558: loopback addresses, from outside. CVE-2025-67499: addresses
 /// that are not the node's.
 #[test]
