@@ -74,17 +74,8 @@ pub fn forget(
     }
     let mut forgotten = 0;
     for connection in found {
-        let (to, answered_by) = (connection.to, connection.answered_by);
-        let mapping = redirects.iter().find(|redirect| {
-            connection.protocol == redirect.from.protocol.number()
-                && to.port() == redirect.from.port
-                && redirect.from.covers(to.ip())
-        });
-        let is_stale = mapping.is_some_and(|redirect| match stale {
-            Stale::There => answered_by == redirect.to,
-            Stale::Elsewhere => answered_by != redirect.to && is_nodes(to.ip()),
-        });
-        if is_stale {
+        let is_stale = connection.leads(redirects) == Some(stale);
+        if is_stale && (stale == Stale::There || is_nodes(connection.to.ip())) {
             match socket.ask(connection.deletion, |_| ()) {
                 Ok(()) => forgotten += 1,
                 // It ended meanwhile.
@@ -210,6 +201,24 @@ impl Connection {
             deletion,
         })
     }
+
+    /// Whether it leads where one of the mappings leads that cover it: a pod may
+    /// map a port of all addresses and, elsewhere, that of one. `None` if it came
+    /// by no mapping.
+    fn leads(&self, redirects: &[Redirect]) -> Option<Stale> {
+        let mut covering = redirects.iter().filter(|Redirect { from, .. }| {
+            self.protocol == from.protocol.number()
+                && self.to.port() == from.port
+                && from.covers(self.to.ip())
+        });
+        let first = covering.next()?;
+        let is_there = |redirect: &Redirect| redirect.to == self.answered_by;
+        Some(if is_there(first) || covering.any(is_there) {
+            Stale::There
+        } else {
+            Stale::Elsewhere
+        })
+    }
 }
 
 fn protocol(tuple: &[u8]) -> Option<u8> {
@@ -236,4 +245,52 @@ fn end(tuple: &[u8], [v4, v6]: [u16; 2], port: u16) -> Option<SocketAddr> {
         address,
         u16::from_be_bytes(port.try_into().ok()?),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_control::HostEnd;
+
+    fn redirect(address: &str, to: &str) -> Redirect {
+        Redirect {
+            from: HostEnd {
+                address: address.parse().unwrap(),
+                protocol: Protocol::Udp,
+                port: 8080,
+            },
+            to: to.parse().unwrap(),
+        }
+    }
+
+    fn connection(to: &str, answered_by: &str) -> Connection {
+        Connection {
+            protocol: Protocol::Udp.number(),
+            to: to.parse().unwrap(),
+            answered_by: answered_by.parse().unwrap(),
+            deletion: Request::new(DELETE, Mode::Do, &[0; NFGENMSG_BYTES]),
+        }
+    }
+
+    /// By whichever of them the connection came.
+    #[test]
+    fn a_port_may_be_mapped_for_all_addresses_and_for_one() {
+        let mut redirects = [
+            redirect("0.0.0.0", "10.77.0.2:80"),
+            redirect("192.0.2.1", "10.77.0.2:81"),
+        ];
+        for _ in 0..2 {
+            for (to, answered_by, leads) in [
+                ("192.0.2.1:8080", "10.77.0.2:80", Some(Stale::There)),
+                ("192.0.2.1:8080", "10.77.0.2:81", Some(Stale::There)),
+                ("192.0.2.1:8080", "10.77.0.9:80", Some(Stale::Elsewhere)),
+                ("192.0.2.7:8080", "10.77.0.2:81", Some(Stale::Elsewhere)),
+                ("192.0.2.7:8081", "10.77.0.2:80", None),
+            ] {
+                let connection = connection(to, answered_by);
+                assert_eq!(connection.leads(&redirects), leads, "{connection:?}");
+            }
+            redirects.reverse();
+        }
+    }
 }
