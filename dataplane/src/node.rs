@@ -460,7 +460,10 @@ impl Node {
     /// # Errors
     /// It is not possible now; the next call tries again.
     pub fn mend_rules(&mut self) -> Result<(), NodeError> {
-        self.wiring.mend_rules()
+        if self.wiring.mend_rules()? {
+            self.wiring.forget_untranslated(self.book.redirects());
+        }
+        Ok(())
     }
 
     /// Follows the node's addresses, where hostPorts count. To be called when

@@ -5,12 +5,12 @@
 //! For UDP there is no second first packet: a client that keeps its port would
 //! go on to a pod that is gone, or to the host itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::socket::SockProtocol;
-use sluice_control::{Protocol, Redirect};
+use sluice_control::{HostEnd, Protocol, Redirect};
 
 use crate::netlink::{Message, Mode, Request, Socket, attribute};
 
@@ -72,8 +72,11 @@ pub fn forget(
             found.extend(Connection::read(&message));
         })?;
     }
+    let mapped = by_port(redirects);
     let mut forgotten = 0;
     for connection in found {
+        let port = (connection.protocol, connection.to.port());
+        let redirects = mapped.get(&port).map_or(&[][..], Vec::as_slice);
         let is_stale = connection.leads(redirects) == Some(stale);
         if is_stale && (stale == Stale::There || is_nodes(connection.to.ip())) {
             match socket.ask(connection.deletion, |_| ()) {
@@ -137,6 +140,17 @@ fn kinds(redirects: &[Redirect]) -> BTreeMap<Kind, BTreeSet<u16>> {
         kinds.entry(kind).or_default().insert(from.port);
     }
     kinds
+}
+
+/// The mappings of each protocol and port: a node may have tens of thousands.
+fn by_port(redirects: &[Redirect]) -> HashMap<(u8, u16), Vec<Redirect>> {
+    let mut mapped: HashMap<_, Vec<Redirect>> = HashMap::new();
+    for redirect in redirects {
+        let HostEnd { protocol, port, .. } = redirect.from;
+        let same_port = mapped.entry((protocol.number(), port)).or_default();
+        same_port.push(*redirect);
+    }
+    mapped
 }
 
 /// Asks for connections by this protocol, and to this port if it is the only
@@ -203,8 +217,8 @@ impl Connection {
     }
 
     /// Whether it leads where one of the mappings leads that cover it: a pod may
-    /// map a port of all addresses and, elsewhere, that of one. `None` if it came
-    /// by no mapping.
+    /// map a port of all addresses and, to another place, that of one. `None` if
+    /// it came by no mapping.
     fn leads(&self, redirects: &[Redirect]) -> Option<Stale> {
         let mut covering = redirects.iter().filter(|Redirect { from, .. }| {
             self.protocol == from.protocol.number()
@@ -250,7 +264,6 @@ fn end(tuple: &[u8], [v4, v6]: [u16; 2], port: u16) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_control::HostEnd;
 
     fn redirect(address: &str, to: &str) -> Redirect {
         Redirect {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use sluice_control::{Attachment, AttachmentId, HostEnd};
+use sluice_control::{Attachment, AttachmentId, HostEnd, Redirect};
 
 use super::wiring::Wired;
 use crate::port::PortId;
@@ -53,6 +53,12 @@ impl Book {
         let mut entries: Vec<&Entry> = self.entries.values().collect();
         entries.sort_unstable_by_key(|entry| entry.wired.id);
         entries
+    }
+
+    /// Everybody's mappings.
+    pub(super) fn redirects(&self) -> impl Iterator<Item = Redirect> {
+        let attachments = self.entries.values().map(|entry| &entry.attachment);
+        attachments.flat_map(Attachment::redirects)
     }
 
     /// Who holds something that `wanted` wants; its own entry among them.

@@ -64,12 +64,21 @@ impl Node {
         self.wiring
             .resume_sessions(|address| Some(self.book.owner(address)?.wired.id));
         self.wiring.start_host()?;
+        // Somebody may have flushed them while no daemon ran, and for what the
+        // kernel lets pass without them they come too late.
+        let served = self
+            .book
+            .sorted()
+            .into_iter()
+            .map(|entry| &entry.attachment);
+        self.wiring.restore_rules(served)?;
         let found = self.netlink.routes()?;
         for (id, link) in opened {
             self.resume(&id, link, &found);
         }
         self.wiring.settle(&self.addresses(), &self.mapped())?;
         self.wiring.forget_connections(&gone, Stale::There);
+        self.wiring.forget_untranslated(self.book.redirects());
         // Last: a start that fails has removed nothing.
         self.remove_strangers(&links)?;
         if self.book.len() > 0 {
@@ -149,11 +158,8 @@ impl Node {
     }
 
     fn mapped(&self) -> HashSet<HostEnd> {
-        let entries = self.book.sorted().into_iter();
-        entries
-            .flat_map(|entry| entry.attachment.redirects())
-            .map(|redirect| redirect.from)
-            .collect()
+        let redirects = self.book.redirects();
+        redirects.map(|redirect| redirect.from).collect()
     }
 
     fn addresses(&self) -> HashSet<IpAddr> {

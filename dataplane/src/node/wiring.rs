@@ -286,13 +286,42 @@ impl Wiring {
         })
     }
 
+    /// Between the halves: netfilter has the rules of all pods that are open, in
+    /// place of what an earlier daemon left.
+    ///
+    /// # Errors
+    /// nft failed; then nothing has changed.
+    pub(super) fn restore_rules<'a>(
+        &mut self,
+        pods: impl Iterator<Item = &'a Attachment>,
+    ) -> Result<(), NodeError> {
+        for attachment in pods {
+            self.netfilter.expect(&PodRules::of(attachment));
+        }
+        Ok(self.netfilter.apply()?)
+    }
+
     /// The second half, when all pods have the first behind them: its frames
-    /// come to the worker. `found` are the host's routes. Netfilter's rules come
-    /// with [`Wiring::settle`].
+    /// come to the worker. `found` are the host's routes.
     ///
     /// # Errors
     /// The step that failed; those before it are in `wired`.
     pub(super) fn resume_pod(
+        &mut self,
+        attachment: &Attachment,
+        link: &Link,
+        wired: &mut Wired,
+        found: &[Route],
+    ) -> Result<(), NodeError> {
+        let joined = self.rejoin(attachment, link, wired, found);
+        // Whatever became of that, its rules are there.
+        let rules = PodRules::of(attachment);
+        wired.steps.extend(steps_of_rules(attachment, rules));
+        joined?;
+        self.lead_host_processes(attachment, &mut wired.steps)
+    }
+
+    fn rejoin(
         &mut self,
         attachment: &Attachment,
         link: &Link,
@@ -306,10 +335,7 @@ impl Wiring {
         }
         self.netlink.set_up(link.index)?;
         wired.steps.push(Step::Up(link.index));
-        let rules = PodRules::of(attachment);
-        self.netfilter.expect(&rules);
-        wired.steps.extend(steps_of_rules(attachment, rules));
-        self.lead_host_processes(attachment, &mut wired.steps)
+        Ok(())
     }
 
     /// Undoes what was done to take a pod back, but leaves the program on its
@@ -327,7 +353,7 @@ impl Wiring {
     }
 
     /// Makes the host agree with the pods that are wired, whose addresses and
-    /// mapped ports these are: rules, routes, gateways and pins of others go.
+    /// mapped ports these are: routes, gateways and pins of others go.
     ///
     /// # Errors
     /// The step that failed.
@@ -336,7 +362,6 @@ impl Wiring {
         pods: &HashSet<IpAddr>,
         mapped: &HashSet<HostEnd>,
     ) -> Result<(), NodeError> {
-        self.netfilter.apply()?;
         if let Some(processes) = &mut self.host_processes {
             processes.retain(mapped)?;
         }
@@ -583,12 +608,19 @@ impl Wiring {
         self.netfilter.add(&rules, nft)?;
         steps.extend(steps_of_rules(attachment, rules));
         self.lead_host_processes(attachment, steps)?;
-        // A new TCP connection is one also where the old one was; and what the
-        // host itself has open on that port is none of ours.
-        let mut datagrams: Vec<Redirect> = attachment.redirects().collect();
-        datagrams.retain(|redirect| redirect.from.protocol == Protocol::Udp);
-        self.forget_connections(&datagrams, Stale::Elsewhere);
+        self.forget_untranslated(attachment.redirects());
         Ok(())
+    }
+
+    /// Makes the kernel forget what clients of these mappings sent by UDP before
+    /// the rules were there: it would go on to the host itself, or to a pod that
+    /// is gone. A new TCP connection is one also where the old one was; and what
+    /// the host itself has open on that port is none of ours.
+    pub(super) fn forget_untranslated(&self, redirects: impl Iterator<Item = Redirect>) {
+        let datagrams: Vec<Redirect> = redirects
+            .filter(|redirect| redirect.from.protocol == Protocol::Udp)
+            .collect();
+        self.forget_connections(&datagrams, Stale::Elsewhere);
     }
 
     fn lead_host_processes(
@@ -673,18 +705,20 @@ impl Wiring {
         Ok(self.netfilter.check(&PodRules::of(attachment))?)
     }
 
-    /// Puts netfilter's rules back if somebody else touched them.
+    /// Puts netfilter's rules back if somebody else touched them. Answers whether
+    /// it did.
     ///
     /// # Errors
     /// It is not possible now.
-    pub(super) fn mend_rules(&mut self) -> Result<(), NodeError> {
-        if self.netfilter.mend()? {
+    pub(super) fn mend_rules(&mut self) -> Result<bool, NodeError> {
+        let is_mended = self.netfilter.mend()?;
+        if is_mended {
             tracing::warn!(
                 "somebody changed the nftables table inet {}: put back",
                 netfilter::TABLE
             );
         }
-        Ok(())
+        Ok(is_mended)
     }
 
     /// Follows the node's addresses.

@@ -1,9 +1,11 @@
 //! Ports of the node that lead to pods, by the kernel's hooks.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::flows::{Echo, Flow, check_tcp, check_udp, udp_client};
@@ -304,6 +306,56 @@ fn rules_are_put_back_when_somebody_flushes_them() {
     check(&made).ok();
     let other = made.mapped(&[(HOST_PORT, POD_PORT, "tcp", "")]);
     check(&other).fails(104, &["other hostPorts"]);
+    server.del();
+    node.finish();
+}
+
+/// A host's firewall, as its service loads it; the kernel tracks connections for it.
+const FIREWALL: &str = "
+flush ruleset
+table inet firewall {
+    chain input {
+        type filter hook input priority filter
+        ct state established accept
+    }
+}";
+
+/// Of a client that keeps its port and sends on, the kernel would see no first
+/// packet again.
+#[test]
+fn a_udp_client_that_came_while_the_rules_were_gone_is_served_when_they_are_back() {
+    // By the kernel alone: past it frames would wait for the daemon.
+    let mut node = Node::start(&Options {
+        uplink: "none",
+        ..Options::default()
+    });
+    let server = Mapped::join(&node, &both(&node.pods()), "server");
+    let firewall = node.dir().join("firewall");
+    fs::write(&firewall, FIREWALL).unwrap();
+    let reload = format!("nft -f {}", firewall.display());
+    let come_and_see = |node: &Node| {
+        node.space().exec(&reload);
+        let client = node.outside().in_netns(|| UdpSocket::bind((ANY4, 0)));
+        let client = client.unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let is_answered = move || {
+            client.send_to(b"hello", at(NODE4)).unwrap();
+            client.recv(&mut [0; 64]).is_ok().then_some(())
+        };
+        assert_eq!(is_answered(), None, "who answers without rules?");
+        is_answered
+    };
+    node.signal(Signal::SIGSTOP);
+    let is_answered = come_and_see(&node);
+    node.signal(Signal::SIGCONT);
+    wait_until("the rules are put back", is_answered);
+
+    node.kill();
+    let is_answered = come_and_see(&node);
+    node.restart();
+    wait_until("the next daemon puts the rules back", is_answered);
     server.del();
     node.finish();
 }
