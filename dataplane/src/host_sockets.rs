@@ -96,6 +96,19 @@ pub fn attach(bpffs: &Path) -> Result<(), HostSocketsError> {
     Ok(())
 }
 
+/// Takes off what [`attach`] attached, by this daemon or an earlier one. A
+/// success also if there is nothing.
+///
+/// # Errors
+/// The first pin that could not be removed, after all were tried.
+pub fn detach(bpffs: &Path) -> Result<(), HostSocketsError> {
+    let folder = mapping_tables::folder(bpffs);
+    let pins = connect::PROGRAMS.map(|program| folder.join(program));
+    pins.iter()
+        .map(|pin| remove_pin(pin))
+        .fold(Ok(()), Result::and)
+}
+
 /// Where the root of cgroup v2 is mounted (`/proc/self/mountinfo`, proc(5)).
 fn cgroup_root() -> Result<PathBuf, HostSocketsError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(HostSocketsError::NoCgroup)?;
@@ -185,15 +198,20 @@ fn attach_program(
 /// The earlier daemon's program, which knows the same tables, goes only now: no
 /// socket meets none, and one that meets both is changed once.
 fn replace_pin(path: &Path, link: FdLink) -> Result<(), HostSocketsError> {
-    match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            return Err(pin_error("remove the pin", path, cause));
-        }
-        _ => {}
-    }
+    remove_pin(path)?;
     link.pin(path)
         .map(drop)
         .map_err(|cause| pin_error("pin an attachment at", path, io::Error::other(cause)))
+}
+
+/// A success also if there is none.
+fn remove_pin(path: &Path) -> Result<(), HostSocketsError> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(pin_error("remove the pin", path, cause))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn pin_error(operation: &'static str, path: &Path, cause: io::Error) -> HostSocketsError {

@@ -653,6 +653,29 @@ fn a_deleted_host_port_is_named() {
     });
 }
 
+/// Its programs would go on by tables that nobody keeps.
+#[test]
+fn an_earlier_daemons_way_for_host_processes_goes_where_there_is_no_new_one() {
+    let netns = TestNetns::new("node");
+    let folder = Folder::new();
+    netns.run(|| {
+        drop(folder.start());
+        let pins = folder.settings().bpffs().join("mappings1");
+        let program = pins.join("connect4");
+        assert!(program.exists());
+        // The new one's tables find no place.
+        let table = pins.join("mappings");
+        fs::remove_file(&table).unwrap();
+        fs::create_dir(&table).unwrap();
+        drop(folder.start());
+        assert!(!program.exists());
+        fs::remove_dir(&table).unwrap();
+        drop(folder.start());
+        assert!(program.exists());
+        folder.reset();
+    });
+}
+
 fn mapped(number: u8, host_ip: Option<&str>) -> Attachment {
     let mut pod = pod(number);
     pod.mappings.push(mapping(8080, host_ip));

@@ -20,6 +20,7 @@ use crate::fleet::{self, Fleet, FleetOptions};
 use crate::host_port::{
     self, DATAPLANE_INTERFACE, GATEWAY_MAC, HOST_INTERFACE, HOST_MAC, HostPort,
 };
+use crate::host_sockets;
 use crate::mappings::Mappings;
 use crate::netfilter::{self, Netfilter, Nft, PodRules, Stale, Translated};
 use crate::next_hops::Uplink;
@@ -756,7 +757,8 @@ fn steps_of_rules(attachment: &Attachment, rules: PodRules) -> [Step; 2] {
 }
 
 /// Without them a process of the host still reaches pods by the node's addresses
-/// (netfilter's output chain), but not by 127.0.0.1 and `::1`.
+/// (netfilter's output chain), but not by 127.0.0.1 and `::1`. An earlier daemon's
+/// programs would lead it by tables that nobody keeps: to pods that are gone.
 fn host_processes(bpffs: &Path, netlink: &Rc<Netlink>) -> Option<HostProcesses> {
     HostProcesses::start(bpffs, Rc::clone(netlink))
         .inspect_err(|error| {
@@ -765,6 +767,12 @@ fn host_processes(bpffs: &Path, netlink: &Rc<Netlink>) -> Option<HostProcesses> 
                 "processes of the host reach hostPorts by the node's addresses only, \
                  not by 127.0.0.1 and ::1"
             );
+            if let Err(error) = host_sockets::detach(bpffs) {
+                tracing::warn!(
+                    %error,
+                    "an earlier daemon may lead processes of the host to pods that are gone"
+                );
+            }
         })
         .ok()
 }
