@@ -2,10 +2,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -121,9 +126,12 @@ impl Client {
     /// The daemon cannot be reached, does not answer in time, or refuses.
     pub fn ask(&self, request: Request) -> Result<serde_json::Value, ClientError> {
         let op = request.name();
-        let mut stream = UnixStream::connect(&self.socket).map_err(|cause| ClientError::Down {
-            socket: self.socket.clone(),
-            cause,
+        let mut stream = reach(&self.socket, TIMEOUT).map_err(|cause| match cause.kind() {
+            io::ErrorKind::WouldBlock => self.broken(op, in_words(cause)),
+            _ => ClientError::Down {
+                socket: self.socket.clone(),
+                cause,
+            },
         })?;
         let envelope = Envelope {
             protocol: ProtocolRange::OURS,
@@ -146,9 +154,19 @@ impl Client {
     }
 }
 
+/// Connects, and neither that nor a write takes longer than `patience`:
+/// `UnixStream::connect` waits for ever where a stopped daemon's queue is full.
+fn reach(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let patience = TimeVal::new(patience.as_secs().try_into().unwrap_or(i64::MAX), 0);
+    setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
+}
+
 fn exchange(stream: &mut UnixStream, envelope: &Envelope) -> io::Result<Response> {
     stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(&serde_json::to_vec(envelope)?)?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();
@@ -201,6 +219,7 @@ impl Request {
 mod tests {
     use super::*;
     use crate::ErrorCode;
+    use nix::sys::socket::{Backlog, bind, listen};
     use std::os::unix::net::UnixListener;
 
     fn served_by(answer: &'static [u8]) -> Result<serde_json::Value, ClientError> {
@@ -237,6 +256,22 @@ mod tests {
             let error = served_by(answer).unwrap_err();
             assert!(matches!(error, ClientError::Broken { .. }), "{error}");
         }
+    }
+
+    /// Where a stopped daemon accepts nobody.
+    #[test]
+    fn a_full_queue_is_not_waited_at_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let patience = Duration::from_secs(1);
+        let _queued = reach(&path, patience).unwrap();
+        let error = reach(&path, patience).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+        assert!(in_words(error).to_string().contains("is sluiced stopped"));
     }
 
     #[test]
