@@ -35,7 +35,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve this node until SIGTERM or SIGINT.
     Run(RunArgs),
-    /// Remove every trace of Sluice from this node.
+    /// Remove what Sluice made on this node.
     Reset(ResetArgs),
     /// Look at the running daemon: its ports, counters, sessions, kernel features.
     Show(ShowArgs),
@@ -70,11 +70,13 @@ pub(crate) struct RunArgs {
     pub(crate) log_level: LogLevel,
 }
 
-/// Remove every trace of Sluice from this node.
+/// Remove what Sluice made on this node.
 ///
 /// Removes the pods' interfaces, the host port (sluice0 and sluice-dp) with its
 /// routes, the nftables table, the pinned XDP programs, the journal and the
-/// control socket. Refuses while a daemon runs. IP forwarding stays on, and the
+/// control socket. Refuses while a daemon runs. Sysctls of the node stay, since
+/// others may rely on them: IP forwarding on, accept_ra 2 where it was 1, and,
+/// once a pod had a hostPort, net.netfilter.nf_conntrack_tcp_be_liberal 1. The
 /// addresses that IPAM gave out are for the runtime's DEL to give back.
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -1,4 +1,4 @@
-//! `sluiced reset`: no trace of Sluice is left on the node.
+//! `sluiced reset`: what Sluice made on the node is removed.
 
 use std::error::Error;
 use std::process::ExitCode;
