@@ -207,10 +207,14 @@ impl DropReason {
             Self::ArpUnanswered => "ARP that asks for other than the gateway, or answers",
             Self::NeighbourUnanswered => "neighbour discovery for other than the gateway",
             Self::LinkLocal => "an IPv6 link-local address does not leave its link",
-            Self::Martian => "loopback, unspecified or reserved destination",
+            Self::Martian => {
+                "to a loopback, unspecified or reserved address; by the uplink, also from one, or from a local pod's"
+            }
             Self::TtlExceeded => "TTL or hop limit used up (ICMP time exceeded sent)",
             Self::NoPod => "from the host for an address no pod has (ICMP unreachable sent)",
-            Self::TooBig => "larger than the destination's MTU (ICMP too big sent)",
+            Self::TooBig => {
+                "larger than the destination's MTU (ICMP too big sent); by the uplink, merged and not to be cut"
+            }
             Self::PortDown => "the destination's interface is down",
             Self::TxRingFull => "the destination takes less than is sent to it",
             Self::SessionShare => "more conversations by the host port than a pod may have",
