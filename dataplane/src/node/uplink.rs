@@ -134,15 +134,23 @@ fn device(
 
 /// What the kernel would not refuse, and yet does not work.
 fn obstacle(link: &Link, links: &[Link]) -> Option<&'static str> {
-    let is_vlan =
-        |other: &&Link| other.kind.as_deref() == Some("vlan") && other.over == Some(link.index);
+    let carries = |kind| {
+        links
+            .iter()
+            .any(|other| other.kind.as_deref() == Some(kind) && other.over == Some(link.index))
+    };
     match link.kind.as_deref() {
         // Frames come by its ports, whose queues are others'.
         Some("bond" | "team") => Some("a bond's frames come by no queue of its own"),
         _ if link.mac.is_none() => Some("it has no Ethernet address"),
         // The hardware takes their tags off before the program sees them.
-        _ if links.iter().any(|other| is_vlan(&other)) => {
+        _ if carries("vlan") => {
             Some("it carries VLANs, whose frames its program cannot tell from its own")
+        }
+        // They have MAC addresses of their own, and hostPorts answer by those, too:
+        // keepalived's virtual router, say.
+        _ if carries("macvlan") => {
+            Some("it carries a macvlan interface, whose frames are for another MAC address")
         }
         _ => None,
     }
@@ -223,11 +231,21 @@ mod tests {
             over: Some(2),
             ..other
         };
+        let macvlan = Link {
+            kind: Some("macvlan".into()),
+            ..vlan.clone()
+        };
+        let elsewhere = Link {
+            over: Some(9),
+            ..macvlan.clone()
+        };
         let auto = &Uplink::Auto;
         assert!(reason(&Uplink::None, &routes, &[]).contains("dataplane.uplink is none"));
         assert!(reason(auto, &[], &links()).contains("default route"));
         assert!(reason(auto, &routes, &[bond]).contains("up2: a bond's"));
-        assert!(reason(auto, &routes, &[plain, vlan]).contains("up2: it carries VLANs"));
+        assert!(reason(auto, &routes, &[plain.clone(), vlan]).contains("up2: it carries VLANs"));
+        assert!(reason(auto, &routes, &[plain.clone(), macvlan]).contains("it carries a macvlan"));
+        assert_eq!(obstacle(&plain, &[plain.clone(), elsewhere]), None);
         assert!(reason(auto, &routes, &links()).contains("up2: it has no Ethernet"));
         let named = Uplink::Interface("up9".into());
         let error = find(&named, &routes, &links(), None).unwrap_err();
