@@ -69,11 +69,13 @@ impl fmt::Display for Finding {
 /// Prints a line for each check; fails if one is a problem.
 pub(crate) fn check(arguments: &CheckConfigArgs) -> ExitCode {
     let mut findings = Vec::new();
-    if let Some(settings) = check_settings(arguments, &mut findings) {
-        check_daemon(&settings, &mut findings);
+    let conflist = check_settings(arguments, &mut findings);
+    if let Some(conflist) = &conflist {
+        check_daemon(&conflist.settings, &mut findings);
     }
     findings.extend(check_sysctls());
-    findings.extend(netfilter::check());
+    let has_firewall = conflist.is_some_and(|conflist| conflist.chains("firewall"));
+    findings.extend(netfilter::check(has_firewall));
     let mut problems = 0;
     for finding in &findings {
         println!("{finding}");
@@ -86,10 +88,7 @@ pub(crate) fn check(arguments: &CheckConfigArgs) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn check_settings(
-    arguments: &CheckConfigArgs,
-    findings: &mut Vec<Finding>,
-) -> Option<DataplaneSettings> {
+fn check_settings(arguments: &CheckConfigArgs, findings: &mut Vec<Finding>) -> Option<Conflist> {
     let conflist = match conflist::read(&arguments.settings) {
         Ok(conflist) => conflist,
         Err(error) => {
@@ -102,13 +101,13 @@ fn check_settings(
         None => "no --conflist: these are the default settings".to_owned(),
     };
     findings.push(Finding::ok(origin));
-    let settings = conflist.settings.clone();
+    let settings = &conflist.settings;
     findings.push(check_memory(settings.max_ports, available_mebibytes()));
     findings.extend(conflist.notes().into_iter().map(Finding::note));
     findings.extend(check_limits(&conflist));
     findings.extend(check_cpus(settings.cpus.clone()));
     findings.extend(cpus::shortage(settings.workers, &settings.cpus).map(Finding::note));
-    Some(settings)
+    Some(conflist)
 }
 
 fn check_limits(conflist: &Conflist) -> Option<Finding> {

@@ -55,6 +55,11 @@ impl Conflist {
         chained::notes(&self.ours, &self.chained)
     }
 
+    /// Whether a plugin of this name is behind ours.
+    pub(crate) fn chains(&self, plugin: &str) -> bool {
+        self.chained.iter().any(|chained| chained["type"] == plugin)
+    }
+
     /// Limits of a plugin `bandwidth` behind ours, where they have no effect.
     ///
     /// # Errors
@@ -158,10 +163,9 @@ mod tests {
         let conflist = conflist_of(
             r#"{"plugins": [{"type": "before"}, {"type": "sluice"}, {"type": "behind"}]}"#,
         );
-        assert_eq!(
-            conflist.unwrap().chained,
-            [serde_json::json!({"type": "behind"})]
-        );
+        let conflist = conflist.unwrap();
+        assert_eq!(conflist.chained, [serde_json::json!({"type": "behind"})]);
+        assert!(conflist.chains("behind") && !conflist.chains("before"));
     }
 
     #[test]
