@@ -102,7 +102,6 @@ fn check_settings(arguments: &CheckConfigArgs, findings: &mut Vec<Finding>) -> O
     };
     findings.push(Finding::ok(origin));
     let settings = &conflist.settings;
-    findings.push(check_memory(settings.max_ports, available_mebibytes()));
     findings.extend(conflist.notes().into_iter().map(Finding::note));
     findings.extend(check_limits(&conflist));
     findings.extend(check_cpus(settings.cpus.clone()));
@@ -124,7 +123,9 @@ fn check_limits(conflist: &Conflist) -> Option<Finding> {
     }
 }
 
-fn check_memory(max_ports: u16, available: Option<u64>) -> Finding {
+/// `free`: how many MiB are, if that is known; a daemon that runs has its memory
+/// already.
+fn check_memory(max_ports: u16, is_running: bool, free: Option<u64>) -> Finding {
     let now = memory_bytes(max_ports) >> 20;
     let later =
         (memory_bytes(max_ports) + u64::from(max_ports) * kernel_bytes_a_port(max_ports)) >> 20;
@@ -132,7 +133,7 @@ fn check_memory(max_ports: u16, available: Option<u64>) -> Finding {
         "maxPorts {max_ports} takes {now} MiB of memory, and {later} MiB with all of them attached"
     );
     let advice = "lower dataplane.maxPorts to what the node is to have";
-    match available {
+    match free.filter(|_| !is_running) {
         Some(free) if free < now => {
             Finding::problem(format!("{needed}; {free} MiB are free: {advice}"))
         }
@@ -168,7 +169,14 @@ fn available_mebibytes() -> Option<u64> {
 /// out about the kernel; else the same by trying, and what is in its way.
 fn check_daemon(settings: &DataplaneSettings, findings: &mut Vec<Finding>) {
     let client = Client::new(&settings.socket());
-    match client.describe() {
+    let facts = client.describe();
+    let is_running = !matches!(facts, Err(ClientError::Down { .. }));
+    findings.push(check_memory(
+        settings.max_ports,
+        is_running,
+        available_mebibytes(),
+    ));
+    match facts {
         Ok(facts) => {
             findings.push(Finding::ok(format!(
                 "sluiced runs with the folder {}",
@@ -291,7 +299,7 @@ mod tests {
 
     #[test]
     fn memory_is_what_ports_take_now_and_when_all_are_attached() {
-        let level = |free| check_memory(256, free).level;
+        let level = |free| check_memory(256, false, free).level;
         for (free, expected) in [
             (None, Level::Ok),
             (Some(320), Level::Problem),
@@ -300,6 +308,7 @@ mod tests {
         ] {
             assert_eq!(level(free), expected, "{free:?} MiB are free");
         }
+        assert_eq!(check_memory(256, true, Some(0)).level, Level::Ok);
     }
 
     #[test]
