@@ -4,12 +4,13 @@ mod netfilter;
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::process::ExitCode;
 use std::thread;
 
 use nix::unistd::Uid;
 use serde_json::Value;
-use sluice_control::{Client, ClientError, DataplaneSettings, Request};
+use sluice_control::{Client, ClientError, DataplaneSettings, ErrorCode, Request};
 use sluice_dataplane::cpus;
 use sluice_dataplane::forwarding::has_ipv6;
 use sluice_dataplane::host_port::{DATAPLANE_INTERFACE, HOST_INTERFACE, HostPort};
@@ -189,23 +190,40 @@ fn check_daemon(settings: &DataplaneSettings, findings: &mut Vec<Finding>) {
             }
             match client.ask(Request::ShowKernel) {
                 Ok(report) => findings.extend(kernel_from(report)),
-                Err(error) => findings.push(Finding::problem(error.to_string())),
+                Err(error) => findings.push(unanswered(&error)),
             }
         }
         Err(error @ ClientError::Down { .. }) => {
             findings.push(Finding::note(error.to_string()));
             try_out(findings);
         }
-        Err(error) => findings.push(Finding::problem(error.to_string())),
+        Err(error) => findings.push(unanswered(&error)),
     }
+}
+
+/// What a daemon of another release says, and this one does not understand, stops
+/// no way back to this one.
+fn unanswered(error: &ClientError) -> Finding {
+    let is_of_another_release = match error {
+        ClientError::Broken { cause, .. } => cause.kind() == io::ErrorKind::InvalidData,
+        ClientError::Refused(refusal) => refusal.code == ErrorCode::Unsupported,
+        ClientError::Down { .. } => false,
+    };
+    if is_of_another_release {
+        another_release(error)
+    } else {
+        Finding::problem(error.to_string())
+    }
+}
+
+fn another_release(why: impl fmt::Display) -> Finding {
+    Finding::note(format!("the running sluiced is of another release: {why}"))
 }
 
 fn kernel_from(report: Value) -> Vec<Finding> {
     match serde_json::from_value::<Report>(report) {
         Ok(report) => kernel(&report),
-        Err(error) => vec![Finding::problem(format!(
-            "the running sluiced is of another release: {error}"
-        ))],
+        Err(error) => vec![another_release(error)],
     }
 }
 
@@ -290,6 +308,7 @@ fn forwarding(family: &str, key: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_control::Refusal;
 
     #[test]
     fn a_line_starts_with_its_level() {
@@ -323,6 +342,27 @@ mod tests {
                 .all(|finding| finding.level != Level::Problem)
         );
         assert!(findings[1].text.contains("multi-buffer"), "{findings:?}");
-        assert_eq!(kernel_from(Value::Null)[0].level, Level::Problem);
+    }
+
+    #[test]
+    fn a_daemon_of_another_release_is_no_problem() {
+        let broken = |cause: io::Error| {
+            unanswered(&ClientError::Broken {
+                socket: "/run/sluice/sluiced.sock".into(),
+                op: "describe",
+                cause,
+            })
+        };
+        let refused = |code| unanswered(&Refusal::new(code, "protocol 2").into());
+        let garbled = serde_json::from_str::<u8>("{}").unwrap_err();
+        for (finding, expected) in [
+            (kernel_from(Value::Null).remove(0), Level::Note),
+            (broken(garbled.into()), Level::Note),
+            (broken(io::ErrorKind::TimedOut.into()), Level::Problem),
+            (refused(ErrorCode::Unsupported), Level::Note),
+            (refused(ErrorCode::Failed), Level::Problem),
+        ] {
+            assert_eq!(finding.level, expected, "{finding}");
+        }
     }
 }

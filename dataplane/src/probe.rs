@@ -3,7 +3,7 @@
 
 use clap::ValueEnum;
 use nix::sys::utsname::uname;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sluice_link::{Link, LinkError, Netlink, VethPair, VethPeer, XdpMode};
 
 use crate::program::{self, MergedMark};
@@ -154,7 +154,17 @@ pub struct Report {
     /// The kernel's release, as `uname -r` says.
     pub kernel: String,
     /// A line for each feature.
+    #[serde(deserialize_with = "known")]
     pub features: Vec<Finding>,
+}
+
+/// Without what only a newer release knows: it can be asked before it is replaced.
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Finding>, D::Error> {
+    let told = Vec::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(told
+        .into_iter()
+        .filter_map(|finding| serde_json::from_value(finding).ok())
+        .collect())
 }
 
 /// Why Sluice cannot run on this kernel at all, or could not find out.
@@ -360,6 +370,20 @@ mod tests {
             let value = feature.to_possible_value().unwrap();
             assert_eq!(value.get_name(), feature.name());
         }
+    }
+
+    #[test]
+    fn features_of_a_newer_release_are_skipped() {
+        let report: Report = serde_json::from_value(serde_json::json!({
+            "kernel": "7.9.0",
+            "features": [
+                {"feature": "zero-copy", "state": "present", "since": "7.9", "cost": "copies"},
+                {"feature": "tso", "state": "present", "since": "6.6", "cost": "", "new": 1},
+            ],
+        }))
+        .unwrap();
+        assert_eq!(report.features.len(), 1);
+        assert_eq!(report.features[0].feature, Feature::Tso);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 use crate::check_ifname;
 
@@ -170,6 +171,19 @@ impl DataplaneSettings {
         }
         Ok(())
     }
+}
+
+/// Settings as a daemon tells them. It may be of a newer release: keys and values
+/// that this one does not know count as not there.
+pub(crate) fn told<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<DataplaneSettings, D::Error> {
+    let mut told = Map::<String, Value>::deserialize(deserializer)?;
+    told.retain(|key, value| {
+        let alone = Map::from_iter([(key.clone(), value.clone())]);
+        DataplaneSettings::deserialize(Value::Object(alone)).is_ok()
+    });
+    DataplaneSettings::deserialize(Value::Object(told)).map_err(serde::de::Error::custom)
 }
 
 fn is_plain(path: &Path) -> bool {

@@ -157,6 +157,7 @@ pub struct NodeFacts {
     pub tcp_segmentation_offload: bool,
     /// The settings the daemon runs with, so that the plugin can say where
     /// its configuration differs.
+    #[serde(deserialize_with = "crate::settings::told")]
     pub settings: crate::DataplaneSettings,
     /// Limits of a plugin `bandwidth` that is chained behind ours, which has no
     /// effect there: for pods of its network that bring none of their own.
@@ -304,6 +305,24 @@ mod tests {
         .unwrap();
         assert_eq!(envelope.request, Request::Describe);
         assert!(envelope.protocol.contains(PROTOCOL));
+    }
+
+    #[test]
+    fn facts_of_a_newer_daemon_are_understood() {
+        let facts: NodeFacts = serde_json::from_value(serde_json::json!({
+            "gateway_mac": [2, 0, 0, 0, 0, 1],
+            "max_mtu": 65000,
+            "uplink_mtu": 1500,
+            "checksum_offload": true,
+            "settings": {"maxPorts": 7, "busyPoll": "adaptive", "new": {"key": 1}},
+            "new": 1,
+        }))
+        .unwrap();
+        let expected = crate::DataplaneSettings {
+            max_ports: 7,
+            ..crate::DataplaneSettings::default()
+        };
+        assert_eq!(facts.settings, expected);
     }
 
     #[test]
