@@ -77,6 +77,7 @@ pub(crate) fn check(arguments: &CheckConfigArgs) -> ExitCode {
     findings.extend(check_sysctls());
     let has_firewall = conflist.is_some_and(|conflist| conflist.chains("firewall"));
     findings.extend(netfilter::check(has_firewall));
+    findings.extend(check_service_addresses());
     let mut problems = 0;
     for finding in &findings {
         println!("{finding}");
@@ -303,6 +304,26 @@ fn forwarding(family: &str, key: &str) -> Finding {
         Ok(_) => Finding::ok(format!("{family} forwarding is on")),
         Err(error) => Finding::problem(error.to_string()),
     }
+}
+
+/// Where kube-proxy in IPVS mode has the addresses of all Services.
+const IPVS_INTERFACE: &str = "kube-ipvs0";
+
+fn check_service_addresses() -> Option<Finding> {
+    let found = Netlink::new().and_then(|netlink| netlink.link(IPVS_INTERFACE));
+    match found {
+        Ok(None) => None,
+        Ok(Some(_)) => Some(ipvs()),
+        Err(error) => Some(Finding::problem(error.to_string())),
+    }
+}
+
+fn ipvs() -> Finding {
+    Finding::note(format!(
+        "kube-proxy runs in IPVS mode: with the addresses of Services on {IPVS_INTERFACE}, a \
+         hostPort without hostIP takes what is for its port of every Service; give such \
+         hostPorts a hostIP, or run kube-proxy in the mode nftables or iptables"
+    ))
 }
 
 #[cfg(test)]

@@ -124,6 +124,19 @@ fn a_forward_policy_of_drop_is_reported() {
 }
 
 #[test]
+fn services_by_ipvs_are_reported() {
+    let node = Node::start(&Options::default());
+    let check = format!("check-config --conflist {}", node.conflist().display());
+    assert!(!text(&node.sluiced(&check)).contains("IPVS"));
+    node.space()
+        .exec("ip link add kube-ipvs0 type veth peer name any0");
+    let found = node.sluiced(&check);
+    assert_eq!(found.status.code(), Some(0), "{}", text(&found));
+    assert!(text(&found).contains("IPVS"), "{}", text(&found));
+    node.finish();
+}
+
+#[test]
 fn what_chained_plugins_cannot_do_is_said() {
     let mut node = Node::start(&Options::default());
     let chain = ["tuning", "bandwidth"].map(|plugin| json!({"type": plugin, "mtu": 1400}));
