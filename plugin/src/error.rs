@@ -172,8 +172,7 @@ impl Error {
         Self::new(code, error.to_string())
     }
 
-    /// The same for STATUS: without a
-    /// daemon that works nothing is forwarded.
+    /// The same for STATUS: without a daemon that works nothing is forwarded.
     pub(crate) fn daemon_unavailable(error: &ClientError) -> Self {
         let code = match error {
             ClientError::Down { .. } | ClientError::Broken { .. } => LIMITED,
