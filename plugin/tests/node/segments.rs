@@ -108,7 +108,10 @@ fn who_takes_none_gets_them_cut() {
 fn what_a_stack_merges_beyond_measure_is_cut() {
     let node = Node::start(&Options::default());
     let [sender, pod] = ["sender", "pod"].map(|name| node.add(name));
-    sender.exec("ip link set eth0 mtu 1376 gso_max_size 65536");
+    // Where the rings carry what is merged, it is as long as the MTU that the
+    // daemon knows, and an interface with a smaller one drops it.
+    let mtu = if node.has_tso() { 1376 } else { 65000 };
+    sender.exec(&format!("ip link set eth0 mtu {mtu} gso_max_size 65536"));
     let echo = Echo::tcp(&pod, pod.v6());
     exchange(&connect(&sender, echo.address), BYTES, 3);
     let cut = node.row(&pod).counters.cut_frames;
