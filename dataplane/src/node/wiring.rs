@@ -1,6 +1,8 @@
 //! Ports wired into the kernel and the worker, step by step, and undone in
 //! reverse.
 
+mod connections;
+
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_control::{Attachment, DataplaneSettings, HostEnd, PodAddress, Protocol, Redirect};
+use sluice_control::{Attachment, DataplaneSettings, HostEnd, PodAddress, Redirect};
 use sluice_link::{Link, Netlink, Route, XdpMode};
 
 use super::book::HOST_SLOT;
@@ -22,13 +24,12 @@ use crate::host_port::{
 };
 use crate::host_sockets;
 use crate::mappings::Mappings;
-use crate::netfilter::{self, Netfilter, Nft, PodRules, Stale, Translated};
+use crate::netfilter::{self, Netfilter, Nft, PodRules, Stale};
 use crate::next_hops::Uplink;
-use crate::packet::{Flow, mapped};
 use crate::port::{PortId, PortKind, PortSpec};
 use crate::probe;
 use crate::program::{PortProgram, ProgramOptions, UplinkOptions, UplinkProgram};
-use crate::sessions::{Listed, Session};
+use crate::sessions::Listed;
 use crate::shaper::Shapers;
 use crate::xsk::{Device, Doorbell, FILL_DEPTH, Features, GsoSender, Socket, Umem, Xsk};
 
@@ -613,17 +614,6 @@ impl Wiring {
         Ok(())
     }
 
-    /// Makes the kernel forget what clients of these mappings sent by UDP before
-    /// the rules were there: it would go on to the host itself, or to a pod that
-    /// is gone. A new TCP connection is one also where the old one was; and what
-    /// the host itself has open on that port is none of ours.
-    pub(super) fn forget_untranslated(&self, redirects: impl Iterator<Item = Redirect>) {
-        let datagrams: Vec<Redirect> = redirects
-            .filter(|redirect| redirect.from.protocol == Protocol::Udp)
-            .collect();
-        self.forget_connections(&datagrams, Stale::Elsewhere);
-    }
-
     fn lead_host_processes(
         &mut self,
         attachment: &Attachment,
@@ -639,63 +629,6 @@ impl Wiring {
             processes.map(&redirects)?;
         }
         Ok(())
-    }
-
-    /// Makes the kernel forget connections of these mappings. A kernel that
-    /// cannot makes no worse a node than one that is slow to.
-    pub(super) fn forget_connections(&self, redirects: &[Redirect], stale: Stale) {
-        let is_nodes = |address| self.netlink.delivers(address).unwrap_or(false);
-        match netfilter::forget(redirects, stale, is_nodes) {
-            Ok(0) => {}
-            Ok(connections) => tracing::debug!(connections, "forgotten"),
-            Err(error) => tracing::warn!(
-                %error,
-                "could not forget tracked connections of hostPorts: some may go astray until they time out"
-            ),
-        }
-    }
-
-    /// Has answers between pods go back to the host where it translates what
-    /// they answer: connections that it tracks from before this daemon. `pod`
-    /// says whose an address is.
-    pub(super) fn resume_sessions(&self, pod: impl Fn(IpAddr) -> Option<PortId>) {
-        let Some(host) = self.host.as_ref().map(|host| host.id) else {
-            return;
-        };
-        let connections = match netfilter::translated() {
-            Ok(connections) => connections,
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "could not list tracked connections: those between pods by Services or \
-                     hostPorts may end"
-                );
-                return;
-            }
-        };
-        let session = |connection: Translated| {
-            pod(connection.client.ip())?;
-            let flow = Flow {
-                src: mapped(connection.client.ip()),
-                dst: mapped(connection.server.ip()),
-                src_port: connection.client.port(),
-                dst_port: connection.server.port(),
-                protocol: connection.protocol,
-            };
-            Some(Session {
-                original: flow,
-                translated: flow,
-                pod: pod(connection.server.ip())?,
-                client: host,
-                next_hop: None,
-            })
-        };
-        let sessions = connections.into_iter().filter_map(session).collect();
-        match self.fleet.resume(sessions) {
-            Ok(0) => {}
-            Ok(resumed) => tracing::info!(resumed, "conversations go on by way of the host"),
-            Err(error) => tracing::warn!(%error, "could not take up conversations"),
-        }
     }
 
     /// Whether the host's netfilter has what an attachment's mappings need.
