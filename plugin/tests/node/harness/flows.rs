@@ -291,6 +291,7 @@ pub(crate) fn exchange_datagram(client: &UdpSocket, size: usize, seed: u64) {
 
 /// A verified flow that goes on until it is stopped.
 pub(crate) struct Flow {
+    name: String,
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
@@ -300,13 +301,15 @@ impl Flow {
     /// TCP in rounds of 64 KiB.
     pub(crate) fn tcp(space: &Space, to: SocketAddr) -> Self {
         let stream = connect(space, to);
-        Self::start(move |seed| exchange(&stream, 1 << 16, seed))
+        Self::start(between(space, to), move |seed| {
+            exchange(&stream, 1 << 16, seed);
+        })
     }
 
     /// The same a hundred times a second: a capture keeps up with that.
     pub(crate) fn paced_tcp(space: &Space, to: SocketAddr) -> Self {
         let stream = connect(space, to);
-        Self::start(move |seed| {
+        Self::start(between(space, to), move |seed| {
             exchange(&stream, 1 << 16, seed);
             thread::sleep(PACE);
         })
@@ -315,7 +318,8 @@ impl Flow {
     /// From the first end of a connection to the second, which sends nothing
     /// but acknowledgements; at the same pace.
     pub(crate) fn one_way([from, to]: [TcpStream; 2]) -> Self {
-        Self::start(move |seed| {
+        let name = format!("{:?} to {:?}", from.local_addr(), from.peer_addr());
+        Self::start(name, move |seed| {
             transfer([&from, &to], 1 << 16, seed);
             thread::sleep(PACE);
         })
@@ -324,12 +328,12 @@ impl Flow {
     /// UDP, one datagram at a time; a lost one is a failure.
     pub(crate) fn udp(space: &Space, to: SocketAddr) -> Self {
         let client = udp_client(space, to);
-        Self::start(move |seed| {
-            exchange_datagram(&client, 1 + usize::try_from(seed % 1400).unwrap(), seed)
+        Self::start(between(space, to), move |seed| {
+            exchange_datagram(&client, 1 + usize::try_from(seed % 1400).unwrap(), seed);
         })
     }
 
-    fn start(round: impl Fn(u64) + Send + 'static) -> Self {
+    fn start(name: String, round: impl Fn(u64) + Send + 'static) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let stopped = stop.clone();
         let rounds = Arc::<AtomicUsize>::default();
@@ -344,6 +348,7 @@ impl Flow {
             }
         });
         Self {
+            name,
             stop,
             rounds,
             thread,
@@ -359,7 +364,8 @@ impl Flow {
     #[track_caller]
     pub(crate) fn goes_on(&self) {
         let before = self.rounds();
-        wait_until("the flow goes on", || {
+        let what = format!("the flow {} goes on after {before} rounds", self.name);
+        wait_until(&what, || {
             assert!(!self.thread.is_finished(), "the flow has ended");
             (self.rounds() > before + 1).then_some(())
         });
@@ -374,6 +380,10 @@ impl Flow {
         }
         self.rounds.load(Ordering::Relaxed)
     }
+}
+
+fn between(space: &Space, to: SocketAddr) -> String {
+    format!("from {} to {to}", space.name())
 }
 
 /// One echo request; fails without a reply.
