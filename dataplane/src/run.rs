@@ -17,8 +17,8 @@ use crate::descriptors;
 use crate::readiness;
 use crate::signals::Signals;
 
-/// How often the daemon looks whether its host port is there, and for pods whose
-/// interfaces are gone.
+/// How often the daemon looks whether its worker is alive and its host port there,
+/// and for pods whose interfaces are gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Serves until a signal asks to stop. Returning is the clean exit.

@@ -569,17 +569,21 @@ fn a_node_has_one_daemon_whatever_its_folder() {
     });
 }
 
+/// A daemon served `slv11`, and is gone.
+fn leave_a_pod(folder: &Folder) {
+    let mut node = folder.start();
+    let pod = pod(11);
+    make_veth(&pod);
+    attach(&mut node, &pod).unwrap();
+}
+
 /// Its pods are pinned and written down in the other folder.
 #[test]
 fn a_daemon_with_another_folder_leaves_pods_alone() {
     let netns = TestNetns::new("node");
     let (folder, other) = (Folder::new(), Folder::new());
     netns.run(|| {
-        let mut node = folder.start();
-        let pod = pod(11);
-        make_veth(&pod);
-        attach(&mut node, &pod).unwrap();
-        drop(node);
+        leave_a_pod(&folder);
         let before = netns.state();
         // As if it were another kernel: the host port would have to be made anew.
         for without in [&[][..], &[Feature::MultiBuffer]] {
@@ -602,11 +606,7 @@ fn a_reset_goes_on_after_a_failure() {
     let netns = TestNetns::new("node");
     let folder = Folder::new();
     netns.run(|| {
-        let mut node = folder.start();
-        let pod = pod(11);
-        make_veth(&pod);
-        attach(&mut node, &pod).unwrap();
-        drop(node);
+        leave_a_pod(&folder);
         let odd_pin = folder.pin("odd");
         let odd_file = folder.file("odd");
         for odd in [&odd_pin, &odd_file] {

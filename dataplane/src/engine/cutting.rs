@@ -28,6 +28,19 @@ impl Engine {
         })
     }
 
+    /// Whether so many segments, of at most so many chunks each, may be cut now; then
+    /// they count.
+    fn may_cut(&mut self, segments: usize, chunks: usize) -> Result<(), DropReason> {
+        if segments > self.cuts_left {
+            return Err(DropReason::CutLimit);
+        }
+        if !self.pool.has(segments * chunks) {
+            return Err(DropReason::QueueMemory);
+        }
+        self.cuts_left -= segments;
+        Ok(())
+    }
+
     /// Cuts merged segments for this port, and has `forward` take one after the other.
     pub(super) fn cut(
         &mut self,
@@ -44,14 +57,7 @@ impl Engine {
             let headers = 0..usize::from(cut.headers_len);
             let pieces = cut.pieces(&meta.ip);
             let chunks = (headers.len() + usize::from(cut.data_len)).div_ceil(CHUNK_ROOM);
-            lack = if pieces.len() > self.cuts_left {
-                Some(DropReason::CutLimit)
-            } else if !self.pool.has(pieces.len() * chunks) {
-                Some(DropReason::QueueMemory)
-            } else {
-                self.cuts_left -= pieces.len();
-                None
-            };
+            lack = self.may_cut(pieces.len(), chunks).err();
             let some = if lack.is_some() { 0 } else { pieces.len() };
             for piece in pieces.take(some) {
                 let ranges = [headers.clone(), piece.clone()];
