@@ -18,6 +18,9 @@ const GAPS: [Duration; 3] = [
 ];
 const KILLS: usize = 10;
 
+const HOST_PORT: u16 = 8080;
+const POD_PORT: u16 = 80;
+
 #[test]
 fn a_killed_daemons_connections_go_on_with_the_next() {
     connections_go_on("auto", &GAPS);
@@ -37,6 +40,15 @@ fn connections_go_on(uplink: &'static str, gaps: &[Duration]) {
         ..Options::default()
     });
     let [a, b] = ["a", "b"].map(|name| node.add(name));
+    let mapped = node.add_to(
+        &node.pods().mapped(&[(HOST_PORT, POD_PORT, "tcp", "")]),
+        "mapped",
+    );
+    for space in [&a, &b, &mapped, node.space(), node.outside()] {
+        // By BBR's estimate of a path that stood still for seconds, a sender may keep
+        // silent for 20 more, with an open window and nothing in flight.
+        space.exec("sysctl -qw net.ipv4.tcp_congestion_control=reno");
+    }
     let captures = [Capture::start(&a), Capture::start(&b)];
     let pairs: [(&Space, Echo); 5] = [
         (&a, Echo::tcp(&b, b.v4())),
@@ -48,8 +60,10 @@ fn connections_go_on(uplink: &'static str, gaps: &[Duration]) {
     let flows = pairs
         .each_ref()
         .map(|(client, echo)| Flow::paced_tcp(client, echo.address));
-    let (mapped, mapped_flows) = mapped_flows(&node, &a);
-    let flows: Vec<_> = flows.into_iter().chain(mapped_flows).collect();
+    let flows: Vec<_> = flows
+        .into_iter()
+        .chain(mapped_flows(&node, &mapped, &a))
+        .collect();
     let open = [&a, &b].map(connections);
     assert_eq!(open.each_ref().map(Vec::len), [7, 3], "{open:?}");
 
@@ -108,14 +122,9 @@ fn connections_go_on(uplink: &'static str, gaps: &[Duration]) {
     node.finish();
 }
 
-/// A pod with a hostPort, and flows by it: from outside by both families, from a pod and from a
-/// process of the host, each way alone, so that either end may be the first to send after a
-/// daemon's start.
-fn mapped_flows(node: &Node, client: &Pod) -> (Pod, Vec<Flow>) {
-    const HOST_PORT: u16 = 8080;
-    const POD_PORT: u16 = 80;
-    let network = node.pods().mapped(&[(HOST_PORT, POD_PORT, "tcp", "")]);
-    let pod = node.add_to(&network, "mapped");
+/// Flows by a pod's hostPort: from outside by both families, from a pod and from a process of
+/// the host, each way alone, so that either end may be the first to send after a daemon's start.
+fn mapped_flows(node: &Node, pod: &Pod, client: &Pod) -> Vec<Flow> {
     let listener = pod.in_netns(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, POD_PORT)));
     let listener = listener.unwrap();
     let clients: [(&Space, IpAddr); 5] = [
@@ -134,8 +143,7 @@ fn mapped_flows(node: &Node, client: &Pod) -> (Pod, Vec<Flow>) {
         download.reverse();
         [Flow::one_way(upload), Flow::one_way(download)]
     });
-    let flows = flows.collect();
-    (pod, flows)
+    flows.collect()
 }
 
 /// The ids of the XDP programs on the host's ends of pods' veths and on the
