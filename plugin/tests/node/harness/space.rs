@@ -127,6 +127,13 @@ pub(super) fn parse_mac(text: &str) -> [u8; 6] {
 
 impl Drop for Space {
     fn drop(&mut self) {
+        // What a test failed over is gone with the namespace.
+        if std::thread::panicking()
+            && let Ok(sockets) = self.command("ss").args(["-tnmoie"]).output()
+        {
+            let sockets = String::from_utf8_lossy(&sockets.stdout);
+            eprintln!("TCP in {}: {sockets}", self.name);
+        }
         let deleted = Command::new("ip")
             .args(["netns", "del", &self.name])
             .status();
