@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::SlicedPacket;
 use proptest::prelude::*;
 use sluice_dataplane::lab::{HOST, MTU, link, v4, v6};
-use sluice_dataplane::packet::{Packet, build, parse};
+use sluice_dataplane::packet::{Packet, build, offload, parse};
 use sluice_dataplane::xsk::memory::Sent;
 
 use super::{
@@ -340,7 +340,12 @@ proptest! {
                 }
                 let checksum = match sketch.checksum {
                     Checksum::Partial => Some((ip.l4, 16)),
-                    Checksum::Complete | Checksum::Wrong => None,
+                    Checksum::Complete => None,
+                    // One of 65,536 looks as if it were left to be completed.
+                    Checksum::Wrong => {
+                        prop_assume!(offload::partial(&frame, &ip).is_none());
+                        None
+                    }
                 };
                 let mut bytes = frame;
                 // What is padding the sum must not see.
