@@ -85,7 +85,10 @@ impl Engine {
         let capacity = pipeline.sessions().capacity();
         counters.session_capacity.set(capacity.into());
         let filled = usize::from(slots) * FILL_DEPTH as usize;
-        let budget = Budget::new((pool.umem().chunks() as usize).saturating_sub(filled));
+        let budget = Budget::new(
+            (pool.umem().chunks() as usize).saturating_sub(filled),
+            slots,
+        );
         Self {
             ports: (0..slots).map(|_| None).collect(),
             pipeline,
@@ -453,14 +456,30 @@ impl Engine {
         if handoff.meta.is_merged() && !self.takes_merged(to, &handoff, now) {
             return self.cut(to, handoff, |engine, piece| engine.deliver(to, piece, now));
         }
-        let is_shaped = find(&mut self.ports, to)
-            .is_some_and(|port| port.shapers.get(Direction::Ingress).is_some());
+        // Now, and not when it has waited: then the limit may be lower, and the MTU that
+        // goes with it.
+        let is_shaped = match find(&mut self.ports, to) {
+            Some(port) => match self.pipeline.fits(&handoff, &port.endpoint) {
+                Ok(()) => port.shapers.get(Direction::Ingress).is_some(),
+                Err(rejection) => return self.refuse(to, handoff, &rejection, now),
+            },
+            None => false,
+        };
         if !is_shaped {
             return self.arrive(to, handoff, now);
         }
         if let Some(held) = self.shape(to, Direction::Ingress, to, handoff, now) {
             self.arrive(to, held.handoff, now);
         }
+    }
+
+    /// Drops what a port cannot take, and says so to who has sent it.
+    #[cold]
+    fn refuse(&mut self, port: PortId, handoff: Handoff, rejection: &Rejection, now: Nanos) {
+        if let Some(port) = find(&mut self.ports, port) {
+            port.counters.drops.count(rejection.reason);
+        }
+        self.reject(handoff.meta.from, handoff.frame, rejection, now);
     }
 
     /// Makes a frame ready for its destination port, and queues it there.
@@ -487,10 +506,7 @@ impl Engine {
                 }
             }
             Ok(partial) => self.queue(to, handoff.frame, partial, now),
-            Err(rejection) => {
-                target.counters.drops.count(rejection.reason);
-                self.reject(handoff.meta.from, handoff.frame, &rejection, now);
-            }
+            Err(rejection) => self.refuse(to, handoff, &rejection, now),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::port::{Endpoint, PortId, PortKind};
 use crate::promotion::{Asked, Promotion};
 use crate::return_path::{Parcel, ReturnPath, Way};
 use crate::sessions::Sessions;
+use crate::shaper::{self, Direction};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use crate::xsk::{Frame, Umem};
@@ -67,6 +68,17 @@ impl Meta {
     #[must_use]
     pub fn is_merged(&self) -> bool {
         self.segment_len.is_some()
+    }
+
+    /// The flow that the frame is of, as the pod sees it whose limit this is: what it
+    /// gets is what arrives, as by way of the host. ICMP errors are as they came.
+    #[inline]
+    pub(crate) fn flow(&self, direction: Direction) -> shaper::Flow {
+        let flow = shaper::Flow::of(&self.ip);
+        match (direction, &self.translation) {
+            (Direction::Ingress, Some(Translation::Packet(to))) => flow.translated(to),
+            _ => flow,
+        }
     }
 
     /// The same of one of them, whose headers these are.
@@ -588,8 +600,8 @@ impl Pipeline {
         Err(Rejection::with(DropReason::TooBig, error, meta.ip))
     }
 
-    /// Makes a frame ready for `target`: its MTU, the way back, the MAC
-    /// addresses, the checksum. Gives the checksum that the kernel must complete, if
+    /// Makes a frame that fits ready for `target`: the way back, the MAC addresses,
+    /// the checksum. Gives the checksum that the kernel must complete, if
     /// any; that of merged segments it completes in each.
     ///
     /// # Errors
@@ -601,7 +613,6 @@ impl Pipeline {
         target: &Endpoint,
         now: Nanos,
     ) -> Result<Option<Partial>, Rejection> {
-        self.fits(handoff, target)?;
         let Handoff { frame, meta } = handoff;
         match meta.translation {
             None => self.follow(frame, meta, target, now)?,

@@ -9,9 +9,9 @@
 //!
 //! | of | at most |
 //! |---|---|
-//! | a queue's time | `queueMillis` at its rate, but two of the largest frames; while fragments wait, two of the largest datagrams |
-//! | a queue's chunks | a quarter of those that are free, and 2048; but two of the largest frames |
-//! | all queues' chunks | half of those for frames in flight, and an eighth of them stays free: what FILL rings need comes first |
+//! | a queue's time | `queueMillis` at its rate, but two of the largest frames; while fragments wait, two of the largest datagrams; on top what waited when the bound was lowered |
+//! | a queue's chunks | what is its own and what is left of the shared ones, and 2048; but two frames |
+//! | all queues' chunks | half of those for frames in flight, and an eighth of them stays free: what FILL rings need comes first. Of that half, half again is the queues' own, in equal parts |
 
 mod bucket;
 mod codel;
@@ -26,10 +26,10 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use sluice_control::{Limit, Shaping};
 
-use crate::packet::Ip;
+use crate::packet::{self, Fragment, Ip};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
-use crate::xsk::{CHUNK_SIZE, FramePool};
+use crate::xsk::FramePool;
 
 use bucket::TokenBucket;
 use codel::Parameters;
@@ -40,10 +40,7 @@ pub(crate) use store::{Held, Store};
 pub(crate) use timers::Timers;
 
 /// Most chunks that wait in one queue: 8 MiB.
-const QUEUE_CHUNKS: usize = 2048;
-
-/// A queue may have this part of the chunks that are free.
-const QUEUE_PART: usize = 4;
+const QUEUE_CHUNKS: u32 = 2048;
 
 /// All queues together have this part of the chunks for frames in flight.
 const HELD_PART: usize = 2;
@@ -79,9 +76,9 @@ pub(crate) type Discard<'a> = &'a mut dyn FnMut(Held, DropReason);
 /// How many chunks a queue may hold at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
-    /// In all.
+    /// In all, if that is not less than two frames.
     queue: u32,
-    /// More than now, since the node needs the rest.
+    /// More than now, since the other queues and the node need the rest.
     node: u32,
 }
 
@@ -90,29 +87,36 @@ pub(crate) struct Room {
 pub(crate) struct Budget {
     /// Chunks for frames in flight.
     flight: usize,
+    /// Queues that may want some.
+    queues: usize,
 }
 
 impl Budget {
-    /// Of so many chunks for frames in flight.
-    pub(crate) fn new(flight: usize) -> Self {
-        Self { flight }
+    /// Of so many chunks for frames in flight, for the pods of so many slots.
+    pub(crate) fn new(flight: usize, slots: u16) -> Self {
+        let queues = Direction::ALL.len() * usize::from(slots);
+        Self { flight, queues }
     }
 
     /// A store for all that may wait with one of so many workers.
     pub(crate) fn store(self, workers: u16) -> Store {
         let chunks = self.flight / HELD_PART / usize::from(workers);
-        Store::new(u32::try_from(chunks).unwrap_or(u32::MAX))
+        let [chunks, queues] = [chunks, self.queues].map(saturating);
+        Store::new(chunks, queues)
     }
 
-    /// What the queue of a pod with this MTU may hold now.
-    pub(crate) fn room(self, pool: &FramePool, mtu: u32) -> Room {
-        let free = pool.available();
-        let two_frames = 2 * (mtu as usize).div_ceil(CHUNK_SIZE - 256);
-        let queue = (free / QUEUE_PART).min(QUEUE_CHUNKS).max(two_frames);
-        let node = free.saturating_sub(self.flight / RESERVE_PART);
-        let [queue, node] = [queue, node].map(|chunks| u32::try_from(chunks).unwrap_or(u32::MAX));
-        Room { queue, node }
+    /// What a queue may hold now.
+    pub(crate) fn room(self, pool: &FramePool, store: &Store) -> Room {
+        let spare = pool.available().saturating_sub(self.flight / RESERVE_PART);
+        Room {
+            queue: store.share().min(QUEUE_CHUNKS),
+            node: store.room().min(saturating(spare)),
+        }
     }
+}
+
+fn saturating(chunks: usize) -> u32 {
+    u32::try_from(chunks).unwrap_or(u32::MAX)
 }
 
 /// With whom traffic is limited.
@@ -172,11 +176,14 @@ impl Shaper {
 
     /// Has the limits of `other` from now on; what waits goes on waiting.
     fn adopt(&mut self, other: &mut Self, now: Nanos) {
+        // A debt to the same limit remains.
+        if self.limit != other.limit {
+            self.bucket
+                .change(other.limit.rate, depth(other.limit), now);
+        }
         self.limit = other.limit;
         self.bounds = other.bounds;
         self.queue.set_bounds(other.bounds);
-        self.bucket
-            .change(other.limit.rate, depth(other.limit), now);
         std::mem::swap(&mut self.scope, &mut other.scope);
     }
 
@@ -191,6 +198,7 @@ impl Shaper {
     pub(crate) fn offer(
         &mut self,
         held: Held,
+        flow: &Flow,
         room: Room,
         surroundings: &mut Surroundings<'_>,
     ) -> Option<Held> {
@@ -198,7 +206,7 @@ impl Shaper {
             self.bucket.take(held.len);
             return Some(held);
         }
-        let hash = self.seed.hash_one(flow(&held.handoff.meta.ip));
+        let hash = self.seed.hash_one(flow);
         self.queue.enqueue(held, hash, room, surroundings);
         None
     }
@@ -238,11 +246,6 @@ impl Shaper {
     pub(crate) fn chunks(&self) -> u64 {
         self.queue.chunks()
     }
-
-    /// How many frames were marked instead of dropped.
-    pub(crate) fn marks(&self) -> u64 {
-        self.queue.marks()
-    }
 }
 
 /// How much of a burst the bucket holds, bits. A frame comes to its receiver
@@ -255,10 +258,51 @@ fn depth(limit: Limit) -> u64 {
     limit.burst - late.min(limit.burst / 2)
 }
 
-/// What makes packets one flow: addresses and protocol, and the ports where the
-/// packet shows them.
-fn flow(ip: &Ip) -> (IpAddr, IpAddr, u8, Option<(u16, u16)>) {
-    (ip.src, ip.dst, ip.protocol, ip.ports)
+/// What makes packets one flow, as their pod sees them: addresses and protocol,
+/// and the ports where each of its packets shows them. Not so fragments: those of
+/// one datagram stay together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Flow {
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    ports: Option<(u16, u16)>,
+}
+
+impl Flow {
+    /// That of a packet with these headers.
+    #[inline]
+    pub(crate) fn of(ip: &Ip) -> Self {
+        Self {
+            src: ip.src,
+            dst: ip.dst,
+            protocol: ip.protocol,
+            ports: ip.ports.filter(|_| ip.fragment == Fragment::Whole),
+        }
+    }
+
+    /// The same where its packets become those of another.
+    #[inline]
+    pub(crate) fn translated(self, to: &packet::Flow) -> Self {
+        let Some((src, dst)) = to.addresses() else {
+            return self;
+        };
+        Self {
+            src,
+            dst,
+            ports: self.ports.map(|_| (to.src_port, to.dst_port)),
+            ..self
+        }
+    }
+
+    /// The pod's peer in it.
+    #[inline]
+    pub(crate) fn peer(&self, direction: Direction) -> IpAddr {
+        match direction {
+            Direction::Ingress => self.src,
+            Direction::Egress => self.dst,
+        }
+    }
 }
 
 /// What a frame of so many bytes in all costs: its IP packet, and what follows
@@ -328,17 +372,38 @@ impl Shapers {
 
     /// The chunks that wait.
     pub(crate) fn chunks(&self) -> u64 {
-        self.all().map(Shaper::chunks).sum()
-    }
-
-    /// How many frames were marked instead of dropped.
-    pub(crate) fn marks(&self) -> u64 {
-        self.all().map(Shaper::marks).sum()
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Shaper> {
         Direction::ALL
             .into_iter()
             .filter_map(|direction| self.get(direction))
+            .map(Shaper::chunks)
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{Ethernet, Packet, build, parse};
+
+    #[test]
+    fn fragments_of_a_datagram_are_one_flow_and_ports_tell_whole_ones_apart() {
+        let link = Ethernet {
+            dst: [2; 6],
+            src: [4; 6],
+        };
+        let datagram =
+            |port| build::udp(([10, 0, 0, 1], port), ([10, 0, 0, 2], 9)).payload([7; 2000]);
+        let flow = |frame: &Vec<u8>| match parse(frame, frame.len()).map(|parsed| parsed.packet) {
+            Ok(Packet::Ip(ip)) => Flow::of(&ip),
+            other => panic!("{other:?}"),
+        };
+        let fragments = datagram(1).fragments(link, 1000);
+        assert_eq!(fragments.len(), 3);
+        for fragment in &fragments {
+            assert_eq!(flow(fragment), flow(&fragments[0]));
+        }
+        let [one, other] = [1, 2].map(|port| flow(&datagram(port).frame(link)));
+        assert_ne!(one, other);
+        assert_eq!(one, flow(&datagram(1).frame(link)));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use sluice_control::{Limit, Shaping};
 use sluice_dataplane::lab::{GATEWAY_MAC, HOST, Lab, LabOptions, MTU, link, mac, v4, v6};
 use sluice_dataplane::mappings::{Mapping, Mappings};
 use sluice_dataplane::next_hops::{NextHops, Path, Uplink};
@@ -265,6 +266,30 @@ fn what_is_translated_is_merged_as_what_it_becomes() {
         let expected = whole.partial().frame(to(SERVER));
         assert_eq!(only(&lab.run()), (SERVER, &expected[..]));
         lab.assert_conserved();
+    }
+}
+
+/// The peer is the node, as it was while the answers came by the kernel, and not the
+/// pod behind the mapped port.
+#[test]
+fn a_limit_is_of_traffic_with_the_peer_that_the_pod_sees() {
+    for client in [Client::pod(v4(ASKER)), Client::pod(v6(ASKER))] {
+        for (shaped, is_limited) in [(client.node.ip(), true), (client.pod.ip(), false)] {
+            let mut lab = lab();
+            client.open(&mut lab, UDP);
+            let shaping = Shaping {
+                ingress: Some(Limit {
+                    rate: 1_000,
+                    burst: 8,
+                }),
+                shaped_subnets: vec![shaped.into()],
+                ..Shaping::default()
+            };
+            lab.shape(ASKER, &shaping, MTU);
+            let answer = client.answer(UDP).frame(link(SERVER));
+            assert_eq!(only(&lab.send(SERVER, &answer)).0, ASKER);
+            assert_eq!(lab.send(SERVER, &answer).is_empty(), is_limited);
+        }
     }
 }
 

@@ -313,6 +313,55 @@ fn a_change_loses_nothing() {
     lab.assert_no_chunk_lost();
 }
 
+/// Frames that were queued by a larger MTU, and more bytes of them than the new
+/// limit's queue holds. They wait long then: their sender is told by marks.
+#[test]
+fn a_far_lower_limit_loses_nothing_that_waits() {
+    for (shaped, shaping) in [(2, ingress as fn(u64, u64) -> Shaping), (1, egress)] {
+        let mut lab = Lab::new(LabOptions::default());
+        lab.shape(shaped, &shaping(100 * MEGABIT, 12_000), 9_000);
+        for _ in 0..30 {
+            let large = build::udp((v4(1), 7), (v4(2), 9)).traffic_class(0b10);
+            let large = large.payload(vec![0; 9_000 - 28]);
+            assert!(lab.inject(1, &large.frame(link(1))));
+        }
+        assert_eq!(lab.run().len(), 1);
+        lab.shape(shaped, &shaping(10 * MEGABIT, 12_000), 2_500);
+        assert!(lab.inject(1, &udp4(1, 2, 8, 100)));
+        lab.wait(STEP);
+        lab.run();
+        lab.shape(shaped, &shaping(MEGABIT, 12_000), 1_500);
+        for _ in 0..40 {
+            lab.wait(Nanos::from_millis(100));
+            lab.run();
+        }
+        assert_eq!(lab.held_chunks(), 0);
+        assert_eq!(lab.counters(2).tx_frames.get(), 31);
+        lab.assert_no_chunk_lost();
+    }
+}
+
+#[test]
+fn a_change_of_one_direction_forgives_nothing_to_the_other() {
+    let mut lab = Lab::new(LabOptions::default());
+    let with_egress = |rate| Shaping {
+        egress: limit(rate, 100_000),
+        ..ingress(1_000, 8)
+    };
+    lab.shape(2, &with_egress(MEGABIT), MTU);
+    for _ in 0..2 {
+        assert!(lab.inject(1, &udp4(1, 2, 7, 1_500)));
+    }
+    assert_eq!(lab.run().len(), 1);
+    for rate in 2..5 {
+        lab.shape(2, &with_egress(rate * MEGABIT), MTU);
+        lab.wait(Nanos::from_millis(1_000));
+        assert!(lab.run().is_empty());
+    }
+    lab.wait(Nanos::from_millis(9_000));
+    assert_eq!(lab.run().len(), 1);
+}
+
 #[test]
 fn what_waits_for_a_pod_goes_with_it() {
     let mut lab = Lab::new(LabOptions::default());
@@ -371,6 +420,42 @@ fn slow_pods_leave_memory_to_others() {
         let unshaped = udp4(pods + 1, pods + 2, round, 60);
         assert_eq!(lab.send(pods + 1, &unshaped).len(), 1);
     }
+    lab.assert_no_chunk_lost();
+}
+
+/// However many queues are as full as they may be, one that has nothing still has
+/// room for its part.
+#[test]
+fn full_queues_leave_room_in_the_others() {
+    let pods = 60;
+    let mut lab = Lab::new(LabOptions {
+        pods: pods + 1,
+        reserve: 2_048,
+        ..LabOptions::default()
+    });
+    let shaping = Shaping {
+        queue_millis: 1_000,
+        ..egress(100 * MEGABIT, 8)
+    };
+    for slot in 1..=pods {
+        lab.shape(slot, &shaping, MTU);
+    }
+    let sent = |lab: &mut Lab, slot: u16, frames: u16| {
+        for port in 0..frames {
+            assert!(lab.inject(slot, &udp4(slot, pods + 1, port, 60)));
+            lab.run();
+        }
+        lab.counters(slot).drops.get(DropReason::QueueMemory)
+    };
+    for slot in 1..=pods / 2 {
+        assert!(sent(&mut lab, slot, 500) > 0, "{slot} fills its queue");
+    }
+    // Half of 1024 chunks among two directions of 62 slots, of each worker a part.
+    let own = 512 / (2 * 62) / u16::try_from(lab.workers()).unwrap();
+    for slot in pods / 2 + 1..=pods {
+        assert_eq!(sent(&mut lab, slot, 1 + own), 0, "one goes at once: {slot}");
+    }
+    assert!(lab.held_chunks() <= 1_024);
     lab.assert_no_chunk_lost();
 }
 

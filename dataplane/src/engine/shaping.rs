@@ -14,21 +14,23 @@ impl Engine {
     /// if it has one.
     pub(super) fn leave(&mut self, to: PortId, handoff: Handoff, now: Nanos) {
         let from = handoff.meta.from;
-        let is_shaped = find(&mut self.ports, from)
-            .is_some_and(|port| port.shapers.get(Direction::Egress).is_some());
-        if !is_shaped {
+        let source = find(&mut self.ports, from);
+        let Some(source) = source.filter(|port| port.shapers.get(Direction::Egress).is_some())
+        else {
             return self.deliver(to, handoff, now);
-        }
+        };
         if handoff.meta.is_merged() {
             return self.cut(from, handoff, |engine, piece| engine.leave(to, piece, now));
+        }
+        if let Err(rejection) = self.pipeline.fits(&handoff, &source.endpoint) {
+            return self.refuse(from, handoff, &rejection, now);
         }
         if let Some(held) = self.shape(from, Direction::Egress, to, handoff, now) {
             self.deliver(held.to, held.handoff, now);
         }
     }
 
-    /// Gives a frame back that may pass now. One that is too large for a shaped
-    /// pod is answered at once, and not when it has waited.
+    /// Gives a frame back that may pass now.
     pub(super) fn shape(
         &mut self,
         id: PortId,
@@ -40,40 +42,29 @@ impl Engine {
         let Some(port) = find(&mut self.ports, id) else {
             return Some(Held::new(to, handoff, now));
         };
-        let ip = &handoff.meta.ip;
-        let peer = match direction {
-            Direction::Ingress => ip.src,
-            Direction::Egress => ip.dst,
-        };
-        if let Err(rejection) = self.pipeline.fits(&handoff, &port.endpoint) {
-            port.counters.drops.count(rejection.reason);
-            self.reject(handoff.meta.from, handoff.frame, &rejection, now);
-            return None;
-        }
+        let flow = handoff.meta.flow(direction);
         let held = Held::new(to, handoff, now);
         let Port {
-            shapers,
-            counters,
-            endpoint,
-            ..
+            shapers, counters, ..
         } = port;
         let Some(shaper) = shapers
             .get_mut(direction)
-            .filter(|shaper| shaper.covers(peer))
+            .filter(|shaper| shaper.covers(flow.peer(direction)))
         else {
             return Some(held);
         };
-        let room = self.budget.room(&self.pool, endpoint.mtu);
+        let room = self.budget.room(&self.pool, &self.store);
         let (umem, pool) = (self.pool.umem(), &mut self.pool);
         let mut surroundings = Surroundings {
             store: &mut self.store,
             umem,
+            marked: &counters.marked,
             discard: &mut |held, reason| {
                 counters.drops.count(reason);
                 pool.free(held.handoff.frame);
             },
         };
-        let passes = shaper.offer(held, room, &mut surroundings);
+        let passes = shaper.offer(held, &flow, room, &mut surroundings);
         if !shaper.waits
             && let Some(at) = shaper.due(now)
         {
@@ -112,7 +103,6 @@ impl Engine {
             }
         }
         port.counters.queued_chunks.set(port.shapers.chunks());
-        port.counters.marked.set(port.shapers.marks());
     }
 
     fn next_released(&mut self, id: PortId, direction: Direction, now: Nanos) -> Option<Held> {
@@ -123,6 +113,7 @@ impl Engine {
         let mut surroundings = Surroundings {
             store: &mut self.store,
             umem,
+            marked: &counters.marked,
             discard: &mut |held, reason| {
                 counters.drops.count(reason);
                 pool.free(held.handoff.frame);

@@ -52,7 +52,7 @@ pub(super) trait Queue {
 }
 
 /// The state of one queue (RFC 8289 section 5.2).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Codel {
     /// When frames will have waited too long for an interval.
     first_above: Option<Nanos>,

@@ -12,6 +12,7 @@
 use super::codel::{self, Codel, Parameters};
 use super::store::{Held, List, Store};
 use super::{Discard, Room};
+use crate::counters::Counter;
 use crate::packet::{Fragment, ecn};
 use crate::time::Nanos;
 use crate::verdict::DropReason;
@@ -99,14 +100,17 @@ pub(super) struct FairQueue {
     /// Fragments that wait.
     fragments: u32,
     bounds: Bounds,
-    /// Frames marked so far.
-    marks: u64,
+    /// So many bytes more, since they waited when the bound was lowered; as many fewer
+    /// as have gone since.
+    kept: u64,
 }
 
 /// What dequeuing touches beside the queues themselves.
 pub(crate) struct Surroundings<'a> {
     pub(crate) store: &'a mut Store,
     pub(crate) umem: &'static Umem,
+    /// Frames marked instead of dropped.
+    pub(crate) marked: &'a Counter,
     pub(crate) discard: Discard<'a>,
 }
 
@@ -117,7 +121,7 @@ struct Controlled<'a, 'b> {
     bytes: &'a mut Sizes,
     chunks: &'a mut Sizes,
     fragments: &'a mut u32,
-    marks: &'a mut u64,
+    kept: &'a mut u64,
     ecn: bool,
     surroundings: &'a mut Surroundings<'b>,
 }
@@ -130,6 +134,7 @@ impl codel::Queue for Controlled<'_, '_> {
         self.bytes.remove(self.index, held.len);
         self.chunks.remove(self.index, held.chunks());
         *self.fragments -= u32::from(is_fragment(&held));
+        *self.kept = self.kept.saturating_sub(held.len.into());
         Some(held)
     }
 
@@ -140,7 +145,7 @@ impl codel::Queue for Controlled<'_, '_> {
     fn signal(&mut self, mut held: Held) -> Option<Held> {
         let head = self.surroundings.umem.head_mut(&mut held.handoff.frame);
         if self.ecn && ecn::mark(head, &held.handoff.meta.ip) {
-            *self.marks += 1;
+            self.surroundings.marked.add(1);
             return Some(held);
         }
         (self.surroundings.discard)(held, DropReason::QueueDelay);
@@ -169,12 +174,16 @@ impl FairQueue {
             chunks: Sizes::new(),
             fragments: 0,
             bounds,
-            marks: 0,
+            kept: 0,
         }
     }
 
     pub(super) fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
+        self.kept = match self.bytes.total {
+            total if total > bounds.bytes => total,
+            _ => 0,
+        };
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -183,10 +192,6 @@ impl FairQueue {
 
     pub(super) fn chunks(&self) -> u64 {
         self.chunks.total
-    }
-
-    pub(super) fn marks(&self) -> u64 {
-        self.marks
     }
 
     /// Queues a frame of the flow that `hash` names. Where there is no room, the
@@ -202,6 +207,7 @@ impl FairQueue {
         let index = self.queue_of(hash);
         let (len, chunks) = (held.len, held.chunks());
         let is_fragment = is_fragment(&held);
+        let mut node = room.node;
         // A frame larger than all bounds still passes an empty queue.
         while !self.is_empty() {
             let bytes = if is_fragment || self.fragments > 0 {
@@ -209,23 +215,26 @@ impl FairQueue {
             } else {
                 self.bounds.bytes
             };
-            let (short, reason) = if self.bytes.total + u64::from(len) > bytes {
-                (&self.bytes, DropReason::QueueFull)
-            } else if self.chunks.total + u64::from(chunks) > room.queue.into() {
-                (&self.chunks, DropReason::QueueMemory)
-            } else {
-                break;
-            };
+            let total = self.chunks.total + u64::from(chunks);
+            let (short, reason) =
+                if self.bytes.total + u64::from(len) > bytes.saturating_add(self.kept) {
+                    (&self.bytes, DropReason::QueueFull)
+                } else if total > room.queue.max(2 * chunks).into() || chunks > node {
+                    (&self.chunks, DropReason::QueueMemory)
+                } else {
+                    break;
+                };
             let has_share = short.exceeds_share(index, self.active);
             if has_share {
                 return (surroundings.discard)(held, reason);
             }
             let largest = short.largest();
             if let Some(oldest) = self.take_oldest(largest, surroundings.store) {
+                node += oldest.chunks();
                 (surroundings.discard)(oldest, reason);
             }
         }
-        if chunks > room.node {
+        if chunks > node {
             return (surroundings.discard)(held, DropReason::QueueMemory);
         }
         let was_empty = self.chunks.each[index] == 0;
@@ -238,6 +247,9 @@ impl FairQueue {
         self.fragments += u32::from(is_fragment);
         let is_idle = flow.is_idle();
         if is_idle {
+            if flow.tag != tag(hash) {
+                flow.codel = Codel::default();
+            }
             flow.tag = tag(hash);
             flow.credit = self.bounds.quantum();
             self.active += 1;
@@ -272,7 +284,7 @@ impl FairQueue {
                     bytes: &mut self.bytes,
                     chunks: &mut self.chunks,
                     fragments: &mut self.fragments,
-                    marks: &mut self.marks,
+                    kept: &mut self.kept,
                     ecn: self.bounds.ecn,
                     surroundings: &mut *surroundings,
                 };
@@ -437,6 +449,7 @@ mod tests {
         store: Store,
         queue: FairQueue,
         room: Room,
+        marked: Counter,
         discarded: Vec<(u8, DropReason)>,
     }
 
@@ -458,12 +471,13 @@ mod tests {
             let (_, pool) = Umem::create(2_048).unwrap();
             Self {
                 pool,
-                store: Store::new(1_024),
+                store: Store::new(1_024, 1),
                 queue: FairQueue::new(bounds(bytes)),
                 room: Room {
                     queue: 512,
                     node: 1_024,
                 },
+                marked: Counter::default(),
                 discarded: Vec::new(),
             }
         }
@@ -508,6 +522,7 @@ mod tests {
             let mut surroundings = Surroundings {
                 store: &mut self.store,
                 umem,
+                marked: &self.marked,
                 discard: &mut |held, reason| {
                     discarded.push((number(umem, &held), reason));
                     pool.free(held.handoff.frame);
@@ -605,9 +620,66 @@ mod tests {
         stand.offer(2, 60, Nanos(0));
         assert_eq!(stand.discarded.len(), 89);
         assert_eq!(stand.queue.chunks(), 512);
-        stand.room.node = 0;
+        stand.room = Room {
+            queue: 1_024,
+            node: 0,
+        };
         stand.offer(3, 60, Nanos(0));
-        assert!(stand.discarded.contains(&(3, DropReason::QueueMemory)));
+        assert_eq!(stand.discarded[89..], [(1, DropReason::QueueMemory)]);
+        assert_eq!(stand.queue.chunks(), 512);
+        while stand.next(Nanos(0)).is_some() {}
+        stand.offer(4, 60, Nanos(0));
+        assert_eq!(stand.discarded[90..], [(4, DropReason::QueueMemory)]);
+    }
+
+    #[test]
+    fn a_lower_bound_discards_nothing_that_waits_and_holds_for_what_comes() {
+        let mut stand = Stand::new(150_000);
+        for _ in 0..100 {
+            stand.offer(1, 1_500, Nanos(0));
+        }
+        stand.queue.set_bounds(bounds(15_000));
+        for flow in [1, 2] {
+            for _ in 0..5 {
+                stand.offer(flow, 1_500, Nanos(0));
+            }
+        }
+        assert_eq!(stand.discarded, []);
+        stand.offer(2, 1_500, Nanos(0));
+        assert_eq!(stand.discarded.pop(), Some((1, DropReason::QueueFull)));
+        // When that much has gone, there is room for the bound and no more.
+        for _ in 0..110 {
+            stand.next(Nanos(0)).unwrap();
+        }
+        assert_eq!(stand.next(Nanos(0)), None);
+        for _ in 0..11 {
+            stand.offer(3, 1_500, Nanos(0));
+        }
+        assert_eq!(stand.discarded, [(3, DropReason::QueueFull)]);
+    }
+
+    #[test]
+    fn a_flow_does_not_answer_for_one_that_had_its_queue() {
+        let mut stand = Stand::new(1 << 20);
+        let late = |at: u64| Nanos(at * MS);
+        for _ in 0..200 {
+            stand.offer(1, 1_500, Nanos(0));
+        }
+        for at in 0..200 {
+            if stand.next(late(10 * at)).is_none() {
+                break;
+            }
+        }
+        let index = stand.queue.flows.iter().position(|flow| flow.tag != 0);
+        let tag = |stand: &Stand| stand.queue.flows[index.unwrap()].tag;
+        let (first, dropped) = (tag(&stand), stand.discarded.len());
+        assert!(dropped > 5, "{dropped}");
+        // Of the same set of queues.
+        let held = stand.packet(2, 1_500, 0, late(2_000));
+        let hash = 0x9e37_79b9_7f4a_7c15 ^ 1 << 40;
+        stand.with(|queue, room, surroundings| queue.enqueue(held, hash, room, surroundings));
+        assert_ne!(tag(&stand), first);
+        assert_eq!(stand.queue.flows[index.unwrap()].codel, Codel::default());
     }
 
     #[test]
@@ -674,7 +746,7 @@ mod tests {
                 marks += u64::from(tos == 0b11);
             }
             assert_eq!(marks > 0, marked);
-            assert_eq!(stand.queue.marks(), marks);
+            assert_eq!(stand.marked.get(), marks);
             assert_eq!(stand.discarded.is_empty(), marked);
         }
     }
@@ -692,7 +764,7 @@ mod tests {
         for at in 0..300 {
             stand.next(Nanos(at * MS));
         }
-        assert_eq!(stand.queue.marks(), 0);
+        assert_eq!(stand.marked.get(), 0);
         assert!(!stand.discarded.is_empty());
     }
 }

@@ -74,11 +74,15 @@ pub(crate) struct Store {
     places: Box<[Place]>,
     free: u32,
     chunks: u32,
+    /// Chunks that every queue may have, whatever the others hold.
+    own: u32,
+    /// Those of all queues together.
+    owned: u32,
 }
 
 impl Store {
-    /// Room for frames of `chunks` chunks in all.
-    pub(crate) fn new(chunks: u32) -> Self {
+    /// Room for frames of `chunks` chunks in all, in at most so many queues.
+    pub(crate) fn new(chunks: u32, queues: u32) -> Self {
         let places = (0..chunks).map(|place| Place {
             held: None,
             next: if place + 1 < chunks { place + 1 } else { NONE },
@@ -87,7 +91,21 @@ impl Store {
             places: places.collect(),
             free: if chunks > 0 { 0 } else { NONE },
             chunks: 0,
+            own: chunks / 2 / queues.max(1),
+            owned: chunks / 2 / queues.max(1) * queues,
         }
+    }
+
+    /// How many more chunks may be held.
+    pub(super) fn room(&self) -> u32 {
+        u32::try_from(self.places.len()).unwrap_or(u32::MAX) - self.chunks
+    }
+
+    /// How many chunks one queue may hold now: its own, and as many as are left
+    /// beyond what all may still want of theirs. Who fills one queue leaves half of
+    /// that part to the next (Choudhury and Hahne's dynamic threshold).
+    pub(super) fn share(&self) -> u32 {
+        self.own + self.room().saturating_sub(self.owned)
     }
 
     /// The chunks of all held frames.
