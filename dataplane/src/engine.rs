@@ -102,7 +102,7 @@ impl Engine {
             dirty: Vec::with_capacity(slots.into()),
             hungry: Vec::with_capacity(slots.into()),
             to_change: Vec::with_capacity(slots.into()),
-            store: budget.store(1),
+            store: budget.store(),
             timers: Timers::new(slots.into()),
             budget,
             cuts_left: 0,
@@ -118,7 +118,8 @@ impl Engine {
             .map(|word| ownership.mask(word))
             .take(self.listed.len())
             .collect();
-        self.store = self.budget.store(ownership.workers());
+        self.budget = self.budget.among(ownership.workers());
+        self.store = self.budget.store();
         self.pipeline.ownership = ownership;
         self.peers = peers;
         self

@@ -10,7 +10,7 @@
 //! | of | at most |
 //! |---|---|
 //! | a queue's time | `queueMillis` at its rate, but two of the largest frames; while fragments wait, two of the largest datagrams; on top what waited when the bound was lowered |
-//! | a queue's chunks | what is its own and what is left of the shared ones, and 2048; but two frames |
+//! | a queue's chunks | what is its own and what is left of the shared ones, and 2048 by the workers; but two frames |
 //! | all queues' chunks | half of those for frames in flight, and an eighth of them stays free: what FILL rings need comes first. Of that half, half again is the queues' own, in equal parts |
 
 mod bucket;
@@ -39,7 +39,8 @@ pub(crate) use fair_queue::Surroundings;
 pub(crate) use store::{Held, Store};
 pub(crate) use timers::Timers;
 
-/// Most chunks that wait in one queue: 8 MiB.
+/// Most chunks that wait in one queue, 8 MiB, by the workers there are: all of them at
+/// once, when a limit is lifted, fit into the ring to another worker.
 const QUEUE_CHUNKS: u32 = 2048;
 
 /// All queues together have this part of the chunks for frames in flight.
@@ -89,18 +90,28 @@ pub(crate) struct Budget {
     flight: usize,
     /// Queues that may want some.
     queues: usize,
+    workers: u16,
 }
 
 impl Budget {
-    /// Of so many chunks for frames in flight, for the pods of so many slots.
+    /// Of so many chunks for frames in flight, for the pods of so many slots, and the
+    /// only worker.
     pub(crate) fn new(flight: usize, slots: u16) -> Self {
-        let queues = Direction::ALL.len() * usize::from(slots);
-        Self { flight, queues }
+        Self {
+            flight,
+            queues: Direction::ALL.len() * usize::from(slots),
+            workers: 1,
+        }
     }
 
-    /// A store for all that may wait with one of so many workers.
-    pub(crate) fn store(self, workers: u16) -> Store {
-        let chunks = self.flight / HELD_PART / usize::from(workers);
+    /// The same for each of so many workers.
+    pub(crate) fn among(self, workers: u16) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// A store for all that may wait with a worker.
+    pub(crate) fn store(self) -> Store {
+        let chunks = self.flight / HELD_PART / usize::from(self.workers);
         let [chunks, queues] = [chunks, self.queues].map(saturating);
         Store::new(chunks, queues)
     }
@@ -109,7 +120,7 @@ impl Budget {
     pub(crate) fn room(self, pool: &FramePool, store: &Store) -> Room {
         let spare = pool.available().saturating_sub(self.flight / RESERVE_PART);
         Room {
-            queue: store.share().min(QUEUE_CHUNKS),
+            queue: store.share().min(QUEUE_CHUNKS / u32::from(self.workers)),
             node: store.room().min(saturating(spare)),
         }
     }

@@ -341,6 +341,39 @@ fn a_far_lower_limit_loses_nothing_that_waits() {
     }
 }
 
+/// As many frames as a queue can hold go on at once.
+#[test]
+fn a_lifted_limit_loses_nothing_that_waits() {
+    for (shaped, shaping) in [(2, ingress as fn(u64, u64) -> Shaping), (1, egress)] {
+        let mut lab = Lab::new(LabOptions {
+            reserve: 16_384,
+            ..LabOptions::default()
+        });
+        let shaping = Shaping {
+            queue_millis: 1_000,
+            ..shaping(1_000 * MEGABIT, 8)
+        };
+        lab.shape(shaped, &shaping, MTU);
+        let lost = |lab: &Lab| {
+            let drops = [1, 2].map(|slot| lab.counters(slot).drops.snapshot());
+            let by_worker = lab.worker_drops(DropReason::HandoffFull);
+            by_worker + drops.iter().flat_map(|drops| drops.values()).sum::<u64>()
+        };
+        let mut arrived = 0;
+        while lost(&lab) == 0 {
+            assert!(lab.inject(1, &udp4(1, 2, 7, 60)));
+            arrived += lab.run().len();
+        }
+        let (waiting, lost_before) = (lab.held_chunks() as usize, lost(&lab));
+        assert_eq!(waiting, 2_048 / lab.workers());
+        lab.shape(shaped, &Shaping::default(), MTU);
+        let went = lab.run().len();
+        assert_eq!(went, waiting, "after {arrived}");
+        assert_eq!(lost(&lab), lost_before);
+        lab.assert_no_chunk_lost();
+    }
+}
+
 #[test]
 fn a_change_of_one_direction_forgives_nothing_to_the_other() {
     let mut lab = Lab::new(LabOptions::default());
