@@ -236,16 +236,19 @@ impl Shaper {
         Some(held)
     }
 
-    /// When to ask for the next frame; `None` if there is none. In a turn to
-    /// come, and together with others where the bucket has room meanwhile.
+    /// When to ask for the next frame; `None` if there is none. In the next turn if
+    /// it may go by now, else together with others where the bucket has room meanwhile.
     pub(crate) fn due(&self, now: Nanos) -> Option<Nanos> {
         if self.queue.is_empty() {
             return None;
         }
         let at = self.bucket.conforms_at();
+        if at <= now {
+            return Some(now + Nanos(1));
+        }
         let together = Nanos(at.0.checked_next_multiple_of(GRID.0).unwrap_or(at.0));
         let latest = self.bucket.full_at().max(at);
-        Some(together.min(latest).max(now + Nanos(1)))
+        Some(together.min(latest))
     }
 
     /// Takes a frame out, whatever the limit says.

@@ -341,6 +341,28 @@ fn a_far_lower_limit_loses_nothing_that_waits() {
     }
 }
 
+/// More than a turn's batch.
+#[test]
+fn what_may_go_waits_for_no_wakeup_with_others() {
+    let mut lab = Lab::new(LabOptions::default());
+    lab.shape(2, &ingress(1_000 * MEGABIT, 800_000), MTU);
+    for _ in 0..2 {
+        assert_eq!(lab.send(1, &udp4(1, 2, 7, 60_000)).len(), 1);
+    }
+    for _ in 0..200 {
+        assert!(lab.inject(1, &udp4(1, 2, 7, 60)));
+    }
+    lab.run();
+    assert_eq!(lab.held_chunks(), 200);
+    // Of which the debt takes less than half, and all that waits a sixth.
+    lab.wait(Nanos::from_micros(600));
+    for _ in 0..4 {
+        lab.run();
+        lab.wait(Nanos(1));
+    }
+    assert_eq!(lab.held_chunks(), 0);
+}
+
 /// As many frames as a queue can hold go on at once.
 #[test]
 fn a_lifted_limit_loses_nothing_that_waits() {
