@@ -35,6 +35,9 @@ const TRIES: usize = 3;
 /// Payload of datagrams that fit every way.
 const DATAGRAM: usize = 1200;
 
+/// How many pings go beside what is sent.
+const PINGS: u64 = 12;
+
 /// What AF_XDP sockets count of frames that come too fast.
 const RING_LOSSES: [&str; 2] = ["rx_dropped", "rx_ring_full"];
 
@@ -256,7 +259,6 @@ fn pour(mut from: &TcpStream, mut to: &TcpStream) -> u64 {
 /// place for in a ring are not.
 #[track_caller]
 fn pinged<T>(from: &Space, to: IpAddr, job: impl FnOnce() -> T) -> T {
-    const PINGS: usize = 12;
     thread::scope(|scope| {
         let pings = scope.spawn(|| {
             let said = from.output(&format!("ping -n -c {PINGS} -i 0.02 -W 1 {to}"));
@@ -264,7 +266,7 @@ fn pinged<T>(from: &Space, to: IpAddr, job: impl FnOnce() -> T) -> T {
         });
         let done = job();
         let said = pings.join().unwrap();
-        let answered = said.matches(" time=").count();
+        let answered = said.matches(" time=").count() as u64;
         assert!(answered * 2 > PINGS, "{said}");
         done
     })
@@ -363,10 +365,11 @@ fn every_rate_between_pods_of_a_node() {
                     let came = datagrams(&delivery);
                     assert_ne!(shaped, 0, "{what}");
                     let sent = delivery.sent;
+                    // Pings are shaped away, too.
                     let seen = came + shaped + lost;
-                    assert_eq!(
-                        sent, seen,
-                        "{what}: {came} came, {shaped} were shaped away, {lost} lost"
+                    assert!(
+                        (sent..=sent + PINGS).contains(&seen),
+                        "{what}: of {sent}, {came} came, {shaped} were shaped away, {lost} lost"
                     );
                 }
             }
