@@ -192,21 +192,30 @@ impl Delivery {
         }
     }
 
-    /// Whether a `part`th of what the limit lets pass came.
-    fn has(&self, limit: Limit, part: u64) -> bool {
-        self.bytes() >= limit.rate / 8 * MILLIS / 1000 / part
+    /// What came, in percent of what the limit earns in the time.
+    fn share(&self, limit: Limit) -> u64 {
+        self.bytes() * 100 / (limit.rate / 8 * MILLIS / 1000)
     }
+}
 
-    #[track_caller]
-    fn assert_got_on(&self, limit: Limit, part: u64, what: &str) {
-        let (sent, came) = (self.sent, self.arrivals.len());
-        let last = self.arrivals.last();
-        let last = last.map(|arrival| arrival.at.saturating_sub(self.start));
-        assert!(
-            self.has(limit, part),
-            "{what}: {sent} sent, {came} came, the last after {last:?}; less than 1/{part} of {limit}",
-        );
-    }
+/// What a limit lets pass comes, or most of it: the faster, the more it is the
+/// machine that counts. The sender or the worker may have no CPU for most of a
+/// try: the kernel still takes apart what the test before had.
+#[track_caller]
+fn assert_gets_on(limit: Limit, what: &str, carry: impl FnMut() -> Delivery) {
+    let least = match limit.rate / MBIT {
+        0..=10 => 80,
+        11..=100 => 50,
+        101..=1_000 => 20,
+        _ => 3,
+    };
+    let shares = std::iter::repeat_with(carry).map(|delivery| delivery.share(limit));
+    let mut seen = Vec::new();
+    let gets_on = shares.take(TRIES).any(|share| {
+        seen.push(share);
+        share >= least
+    });
+    assert!(gets_on, "{what}: {seen:?} % of {limit}, never {least}");
 }
 
 /// Sends datagrams at a rate, in bits of payload a second, for a time. What a
@@ -270,6 +279,17 @@ fn pinged<T>(from: &Space, to: IpAddr, job: impl FnOnce() -> T) -> T {
         assert!(answered * 2 > PINGS, "{said}");
         done
     })
+}
+
+/// Pings where twice the rate is within the system calls' reach: what is above is
+/// not offered, and fills the rings in which a ping would be.
+fn is_slow(rate: u64) -> bool {
+    rate <= 100 * MBIT
+}
+
+#[track_caller]
+fn pinged_if<T>(pings: bool, from: &Space, to: IpAddr, job: impl FnOnce() -> T) -> T {
+    if pings { pinged(from, to, job) } else { job() }
 }
 
 fn id(pod: &Pod) -> AttachmentId {
@@ -347,31 +367,25 @@ fn every_rate_between_pods_of_a_node() {
                     Direction::Ingress => (Sender::Client, &peer),
                     Direction::Egress => (Sender::Server, &pod),
                 };
-                let before = [shaped_away(&node, &pod), lost_in_rings(&node, source)];
-                // What is above the system calls' reach is not offered, and
-                // fills the rings in which a ping would be.
-                let is_slow = rate <= 100 * MBIT;
-                let carry = || way.carry(sender, protocol, 2 * rate);
-                let delivery = if is_slow {
-                    pinged(&peer, address, carry)
-                } else {
-                    carry()
-                };
-                delivery.assert_within(limit, &what);
-                let after = [shaped_away(&node, &pod), lost_in_rings(&node, source)];
-                let [shaped, lost] = [0, 1].map(|index| after[index] - before[index]);
-                delivery.assert_got_on(limit, if is_slow { 10 } else { 50 }, &what);
-                if protocol == Protocol::Udp && is_slow {
-                    let came = datagrams(&delivery);
-                    assert_ne!(shaped, 0, "{what}");
-                    let sent = delivery.sent;
-                    // Pings are shaped away, too.
-                    let seen = came + shaped + lost;
-                    assert!(
-                        (sent..=sent + PINGS).contains(&seen),
-                        "{what}: of {sent}, {came} came, {shaped} were shaped away, {lost} lost"
-                    );
-                }
+                assert_gets_on(limit, &what, || {
+                    let before = [shaped_away(&node, &pod), lost_in_rings(&node, source)];
+                    let carry = || way.carry(sender, protocol, 2 * rate);
+                    let delivery = pinged_if(is_slow(rate), &peer, address, carry);
+                    delivery.assert_within(limit, &what);
+                    let after = [shaped_away(&node, &pod), lost_in_rings(&node, source)];
+                    let [shaped, lost] = [0, 1].map(|index| after[index] - before[index]);
+                    if protocol == Protocol::Udp && is_slow(rate) {
+                        let (sent, came) = (delivery.sent, datagrams(&delivery));
+                        assert!(shaped != 0 || rate > 10 * MBIT, "{what}");
+                        // Pings are shaped away, too.
+                        let seen = came + shaped + lost;
+                        assert!(
+                            (sent..=sent + PINGS).contains(&seen),
+                            "{what}: of {sent}, {came} came, {shaped} were shaped away, {lost} lost"
+                        );
+                    }
+                    delivery
+                });
             }
         }
     }
@@ -405,18 +419,21 @@ fn hostports_and_the_outside() {
             (to_outside, Sender::Client, Direction::Egress),
             (to_outside, Sender::Server, Direction::Ingress),
         ] {
-            let limit = set_only(&node, &pod, direction, 10 * MBIT);
+            let rate = 10 * MBIT;
+            let limit = set_only(&node, &pod, direction, rate);
             for protocol in [Protocol::Udp, Protocol::Tcp] {
                 let what = format!("{direction:?} {} {protocol:?}", way.target);
-                let before = shaped_away(&node, &pod);
-                let delivery = pinged(node.space(), address, || {
-                    way.carry(sender, protocol, 2 * limit.rate)
+                assert_gets_on(limit, &what, || {
+                    let before = shaped_away(&node, &pod);
+                    let delivery = pinged(node.space(), address, || {
+                        way.carry(sender, protocol, 2 * rate)
+                    });
+                    delivery.assert_within(limit, &what);
+                    if protocol == Protocol::Udp {
+                        assert_ne!(shaped_away(&node, &pod), before, "{what}");
+                    }
+                    delivery
                 });
-                delivery.assert_within(limit, &what);
-                delivery.assert_got_on(limit, 10, &what);
-                if protocol == Protocol::Udp {
-                    assert_ne!(shaped_away(&node, &pod), before, "{what}");
-                }
             }
         }
     }
@@ -481,15 +498,11 @@ fn two_interfaces_of_a_pod_have_their_own_limits() {
                 ..limit
             };
             let way = Way::direct(peer, &pod, address);
-            // The sender or the worker may have no CPU for most of a try: the
-            // kernel still takes apart what the test before had.
-            let tries = std::iter::repeat_with(|| {
+            assert_gets_on(limit, &what, || {
                 let delivery = way.carry(sender, Protocol::Udp, 2 * limit.rate);
                 delivery.assert_within(limit, &what);
                 delivery
             });
-            let best = tries.take(TRIES).find(|delivery| delivery.has(limit, 2));
-            assert!(best.is_some(), "{what}: less than half, {TRIES} times");
         }
     }
     finish(node, Vec::from(peers).into_iter().chain([pod]).collect());
