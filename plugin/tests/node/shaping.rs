@@ -683,29 +683,34 @@ fn two_hundred_and_fifty_limited_pods() {
 fn subnets_are_left_out() {
     let node = Node::start(&Options::default());
     let [free, peer] = ["free", "peer"].map(|name| node.add(name));
-    let subnets = json!([format!("{}/32", free.v4())]);
+    let subnets = Vec::from_iter(free.addresses().into_iter().map(|address| match address {
+        IpAddr::V4(_) => format!("{address}/32"),
+        IpAddr::V6(_) => format!("{address}/128"),
+    }));
     let network = node
         .pods()
         .with("ingressRate", MBIT)
         .with("egressRate", MBIT);
     let network = network.with("shaping", json!({"unshapedSubnets": subnets}));
     let pod = node.add_to(&network, "pod");
-    for sender in [Sender::Client, Sender::Server] {
-        let way = Way::direct(&free, &pod, pod.v4());
-        let before = [shaped_away(&node, &pod), lost_in_rings(&node, &free)];
-        let delivery = way.carry(sender, Protocol::Udp, 20 * MBIT);
-        assert_eq!(shaped_away(&node, &pod), before[0]);
-        let lost = lost_in_rings(&node, &free) - before[1];
-        assert_eq!(datagrams(&delivery), delivery.sent - lost);
+    for address in pod.addresses() {
+        for sender in [Sender::Client, Sender::Server] {
+            let way = Way::direct(&free, &pod, address);
+            let before = [shaped_away(&node, &pod), lost_in_rings(&node, &free)];
+            let delivery = way.carry(sender, Protocol::Udp, 20 * MBIT);
+            assert_eq!(shaped_away(&node, &pod), before[0]);
+            let lost = lost_in_rings(&node, &free) - before[1];
+            assert_eq!(datagrams(&delivery), delivery.sent - lost);
 
-        let limit = Limit {
-            rate: MBIT,
-            burst: 65_000 * 8,
-        };
-        let way = Way::direct(&peer, &pod, pod.v4());
-        let delivery = way.carry(sender, Protocol::Udp, 20 * MBIT);
-        delivery.assert_within(limit, "another's");
-        assert_ne!(shaped_away(&node, &pod), before[0]);
+            let limit = Limit {
+                rate: MBIT,
+                burst: 65_000 * 8,
+            };
+            let way = Way::direct(&peer, &pod, address);
+            let delivery = way.carry(sender, Protocol::Udp, 20 * MBIT);
+            delivery.assert_within(limit, "another's");
+            assert_ne!(shaped_away(&node, &pod), before[0]);
+        }
     }
     finish(node, vec![free, peer, pod]);
 }
