@@ -2,11 +2,12 @@
 //! what comes back after a daemon's end.
 
 use std::fs;
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
 use crate::harness::flows::{Echo, check_tcp};
-use crate::harness::{List, NODE4, Node, Options, Pod, Snapshot, all_ok};
+use crate::harness::{List, NODE4, NODE6, Node, Options, Pod, Snapshot, all_ok};
 
 /// As containerd asks for `kubernetes.io/ingress-bandwidth: 10M`.
 fn ten_megabits() -> [(&'static str, Value); 1] {
@@ -112,11 +113,11 @@ fn a_pod_to_be_changed_must_be_the_one() {
     node.finish();
 }
 
-/// Pings with packets of 3028 bytes that must not be fragmented, and returns what
-/// ping says. What was learnt of path MTUs is forgotten before.
-fn ping_large(from: &Pod, to: &Pod) -> String {
+/// Pings with packets of more than 3000 bytes that must not be fragmented, and
+/// returns what ping says. What was learnt of path MTUs is forgotten before.
+fn ping_large(from: &Pod, to: IpAddr) -> String {
     from.exec("ip route flush cache");
-    let to = to.address_like(NODE4);
+    from.exec("ip -6 route flush cache");
     let ping = from.output(&format!("ping -n -c 3 -i 0.2 -W 1 -M do -s 3000 {to}"));
     String::from_utf8([ping.stdout, ping.stderr].concat()).unwrap()
 }
@@ -127,19 +128,29 @@ fn a_packet_that_takes_too_long_is_answered_too_big() {
     let node = Node::start(&Options::default());
     let pod = node.add_by(&limiting(&node), "pod", &ten_megabits());
     let peer = node.add("peer");
-    // Its own route keeps the pod from sending it; others are told.
-    let said = ping_large(&pod, &peer);
-    assert!(said.contains("mtu=2500"), "{said}");
-    let said = ping_large(&peer, &pod);
-    assert!(said.contains("mtu = 2500"), "{said}");
-    assert_ne!(node.row(&pod).counters.dropped("too-big"), 0);
-    // A limit that comes, or goes, while the pod runs.
-    sluiced(&node, "set bandwidth pod --ingress unlimited");
-    let said = ping_large(&peer, &pod);
-    assert!(said.contains(" 0% packet loss"), "{said}");
-    sluiced(&node, "set bandwidth peer --egress 10M");
-    let said = ping_large(&peer, &pod);
-    assert!(said.contains("mtu = 2500"), "{said}");
+    let words = [
+        (NODE4, "mtu=2500", "mtu = 2500"),
+        (NODE6, "mtu: 2500", "mtu=2500"),
+    ];
+    for (family, known, told) in words {
+        let [to_pod, to_peer] = [&pod, &peer].map(|pod| pod.address_like(family));
+        // Its own route keeps the pod from sending it; others are told.
+        let said = ping_large(&pod, to_peer);
+        assert!(said.contains(known), "{said}");
+        let before = node.row(&pod).counters.dropped("too-big");
+        let said = ping_large(&peer, to_pod);
+        assert!(said.contains(told), "{said}");
+        assert!(node.row(&pod).counters.dropped("too-big") > before);
+        // A limit that comes, or goes, while the pod runs.
+        sluiced(&node, "set bandwidth pod --ingress unlimited");
+        let said = ping_large(&peer, to_pod);
+        assert!(said.contains(" 0% packet loss"), "{said}");
+        sluiced(&node, "set bandwidth peer --egress 10M");
+        let said = ping_large(&peer, to_pod);
+        assert!(said.contains(told), "{said}");
+        sluiced(&node, "set bandwidth pod --ingress 10M");
+        sluiced(&node, "set bandwidth peer --egress unlimited");
+    }
     for pod in [pod, peer] {
         pod.del();
     }
