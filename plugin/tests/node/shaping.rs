@@ -774,3 +774,27 @@ fn the_largest_burst_means_none_was_given() {
     }
     finish(node, vec![pod, peer]);
 }
+
+/// Ten packets in a second: the worker sleeps between them.
+#[test]
+fn nobody_spins_for_a_slow_pod() {
+    /// A worker that spins takes as many in a tenth of a second.
+    const TURNS: u64 = 100_000;
+    let node = Node::start(&Options::default());
+    let network = node.pods().with("egressRate", MBIT / 10);
+    let network = network.with("shaping", json!({"queueMillis": 1000}));
+    let pod = node.add_to(&network, "pod");
+    let peer = node.add("peer");
+    let held = || node.stats()["chunks"]["held"].as_u64().unwrap();
+    let turns = || node.stats()["worker"]["turns"].as_u64().unwrap();
+    let socket = pod.in_netns(|| UdpSocket::bind((pod.v4(), 0))).unwrap();
+    let before = turns();
+    for _ in 0..10 {
+        socket.send_to(&[0; DATAGRAM], (peer.v4(), 9)).unwrap();
+    }
+    wait_until("most of them wait", || (held() > 5).then_some(()));
+    wait_until("they have gone", || (held() == 0).then_some(()));
+    let taken = turns() - before;
+    assert!(taken < TURNS, "{taken} turns");
+    finish(node, vec![peer, pod]);
+}
