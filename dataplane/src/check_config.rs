@@ -115,12 +115,13 @@ fn check_limits(conflist: &Conflist) -> Option<Finding> {
     match conflist.bandwidth() {
         Ok(taken_over) => taken_over.map(|_| {
             Finding::note(
-                "the limits of the plugin bandwidth are taken over for pods that bring none of \
-                 their own; better write them into the object of sluice",
+                "the limits of the plugin bandwidth are taken over, whatever pods ask for, unless \
+                 the object of sluice has limits; better write them there",
             )
         }),
         Err(error) => Some(Finding::problem(format!(
-            "the plugin bandwidth fails at every ADD: {error}"
+            "the limits of the plugin bandwidth are not taken over, and pods attached without \
+             them: {error}"
         ))),
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sluice_control::{DataplaneSettings, InvalidBandwidth, InvalidSettings, NetworkBandwidth};
+use sluice_control::{DataplaneSettings, InvalidSettings, NetworkBandwidth};
 
 use crate::chained;
 use crate::cli::SettingsArgs;
@@ -63,13 +63,9 @@ impl Conflist {
     /// Limits of a plugin `bandwidth` behind ours, where they have no effect.
     ///
     /// # Errors
-    /// A value that is no limit.
-    pub(crate) fn bandwidth(&self) -> Result<Option<NetworkBandwidth>, InvalidBandwidth> {
-        let bandwidth = chained::bandwidth(&self.chained)?;
-        Ok(bandwidth.map(|bandwidth| NetworkBandwidth {
-            network: self.network.clone(),
-            bandwidth,
-        }))
+    /// A value that is no limit, in words.
+    pub(crate) fn bandwidth(&self) -> Result<Option<NetworkBandwidth>, String> {
+        chained::limits(&self.network, &self.chained)
     }
 }
 
@@ -172,7 +168,7 @@ mod tests {
     fn limits_behind_ours_are_the_networks() {
         let conflist = conflist_of(
             r#"{"name": "pods", "plugins": [{"type": "bandwidth", "egressRate": 2000},
-                {"type": "sluice"}, {"type": "bandwidth", "egressRate": 5000}]}"#,
+                {"type": "sluice"}, {"type": "bandwidth", "egressRate": 5000, "egressBurst": 8000}]}"#,
         )
         .unwrap();
         let found = conflist.bandwidth().unwrap().unwrap();

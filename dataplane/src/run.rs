@@ -92,11 +92,15 @@ fn take_over_limits(conflist: &Conflist, node: &mut Node) {
         Ok(Some(bandwidth)) => {
             tracing::info!(
                 network = bandwidth.network,
-                "the limits of the plugin bandwidth are those of pods that bring none of their own"
+                "the limits of the plugin bandwidth are those of pods, whatever they ask for, \
+                 unless the object of sluice has limits"
             );
             node.limit_network(bandwidth);
         }
-        Err(error) => tracing::warn!(%error, "the limits of the plugin bandwidth are no limits"),
+        Err(error) => tracing::warn!(
+            error,
+            "the limits of the plugin bandwidth are not taken over, and pods attached without them"
+        ),
     }
 }
 

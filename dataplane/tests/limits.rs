@@ -165,6 +165,8 @@ fn the_plugin_learns_a_networks_limits() {
                     burst: None,
                 }),
             },
+            unshaped_subnets: vec!["10.0.0.0/8".parse().unwrap()],
+            ..NetworkBandwidth::default()
         };
         node.limit_network(bandwidth.clone());
         assert_eq!(facts(&mut node).bandwidth, Some(bandwidth));

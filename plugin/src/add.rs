@@ -71,7 +71,7 @@ impl<'a> Add<'a> {
         let client = Client::new(&settings.dataplane.socket());
         let facts = log::timed("ask the daemon for facts", || client.describe())?;
         let mtus = settings.mtus(&facts)?;
-        let shaping = limits.or_of(&facts, &network.name).settle(mtus);
+        let shaping = limits.with_chained(&facts, &network.name).settle(mtus);
         warn_of_differences(&settings.dataplane, &facts.settings);
 
         let id = network.attachment_id(args);

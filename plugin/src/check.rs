@@ -179,16 +179,17 @@ impl Check {
                 ));
             }
         }
-        self.limits(&served)?;
+        self.limits(client, &served)?;
         self.host_ports(client, &served)
     }
 
     /// The daemon holds it to the limits of the configuration, unless an
     /// operator has changed them: that is no fault to delete a pod for.
-    fn limits(&self, served: &Attachment) -> Result<(), Error> {
-        let Some(limits) = &self.limits else {
+    fn limits(&self, client: &Client, served: &Attachment) -> Result<(), Error> {
+        let Some(limits) = self.limits.clone() else {
             return Ok(());
         };
+        let limits = limits.with_chained(&client.describe()?, &self.id.network);
         let asked = limits.or_as_served(&served.shaping).settle(Mtus {
             uplink: served.uplink_mtu.unwrap_or(served.mtu),
             local: served.mtu,

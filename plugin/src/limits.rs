@@ -1,10 +1,9 @@
 //! What a pod's traffic is to be held to: `runtimeConfig.bandwidth`, the same
 //! four keys in our object of the configuration, and the key `shaping`.
 
-use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sluice_control::{AskedLimit, BURSTS, Bandwidth, NodeFacts, Shaping};
+use sluice_control::{AskedLimit, BURSTS, Bandwidth, NodeFacts, Shaping, parse_subnets};
 
 use crate::config::Mtus;
 use crate::keys;
@@ -31,7 +30,10 @@ struct RuntimeConfig {
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Limits {
-    bandwidth: Bandwidth,
+    /// By the network's author; all of it goes before all that the runtime says.
+    inline: Option<Bandwidth>,
+    /// By the runtime.
+    runtime: Option<Bandwidth>,
     /// Everything but the limits themselves.
     shaping: Shaping,
     /// In bits.
@@ -39,9 +41,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Reads them from our object in the network configuration. As for the
-    /// reference plugin, what the configuration says goes before all that the
-    /// runtime says.
+    /// Reads them from our object in the network configuration.
     ///
     /// # Errors
     /// A value of the wrong type or out of range, in words.
@@ -63,47 +63,58 @@ impl Limits {
             ));
         }
         Ok(Self {
-            bandwidth: inline.or(runtime).unwrap_or_default(),
+            inline,
+            runtime,
             shaping: shaping.map_err(|error| format!("shaping: {error}"))?,
             max_burst,
         })
     }
 
-    /// These, or, if there are none, those that the daemon has for the network.
-    pub(crate) fn or_of(self, facts: &NodeFacts, network: &str) -> Self {
+    /// With those that the daemon has for the network, of a plugin `bandwidth`
+    /// behind ours, where our object has none. They are as much the author's:
+    /// what a pod asks for must not lift them.
+    pub(crate) fn with_chained(mut self, facts: &NodeFacts, network: &str) -> Self {
         let chained = facts.bandwidth.as_ref();
-        match chained.filter(|chained| chained.network == network) {
-            Some(chained) if !self.bandwidth.is_limited() => {
-                tracing::info!("the limits are those of the plugin bandwidth behind this one");
-                Self {
-                    bandwidth: chained.bandwidth,
-                    ..self
-                }
+        let chained = chained.filter(|chained| chained.network == network);
+        if let Some(chained) = chained.filter(|_| self.inline.is_none()) {
+            tracing::info!("the limits are those of the plugin bandwidth behind this one");
+            self.inline = Some(chained.bandwidth);
+            if self.shaping.unshaped_subnets.is_empty() && self.shaping.shaped_subnets.is_empty() {
+                self.shaping
+                    .unshaped_subnets
+                    .clone_from(&chained.unshaped_subnets);
+                self.shaping
+                    .shaped_subnets
+                    .clone_from(&chained.shaped_subnets);
             }
-            _ => self,
         }
+        self
     }
 
     /// These, or, if there are none, those that a pod has: not every runtime
     /// asks again what it asked at ADD, and the daemon may have given them.
     pub(crate) fn or_as_served(&self, served: &Shaping) -> Self {
-        if self.bandwidth.is_limited() {
+        if self.bandwidth().is_limited() {
             return self.clone();
         }
         Self {
-            bandwidth: Bandwidth {
+            inline: Some(Bandwidth {
                 ingress: served.ingress.map(AskedLimit::from),
                 egress: served.egress.map(AskedLimit::from),
-            },
+            }),
             max_burst: None,
-            shaping: self.shaping.clone(),
+            ..self.clone()
         }
+    }
+
+    fn bandwidth(&self) -> Bandwidth {
+        self.inline.or(self.runtime).unwrap_or_default()
     }
 
     /// What a pod with these MTUs gets.
     pub(crate) fn settle(&self, mtus: Mtus) -> Shaping {
         let [ingress, egress] = self
-            .bandwidth
+            .bandwidth()
             .settle(mtus.uplink, mtus.local, self.max_burst);
         Shaping {
             ingress,
@@ -119,21 +130,11 @@ impl Keys {
         Ok(Shaping {
             queue_millis: self.queue_millis.unwrap_or(default.queue_millis),
             ecn: self.ecn.unwrap_or(default.ecn),
-            unshaped_subnets: subnets("unshapedSubnets", &self.unshaped_subnets)?,
-            shaped_subnets: subnets("shapedSubnets", &self.shaped_subnets)?,
+            unshaped_subnets: parse_subnets("unshapedSubnets", &self.unshaped_subnets)?,
+            shaped_subnets: parse_subnets("shapedSubnets", &self.shaped_subnets)?,
             ..default
         })
     }
-}
-
-fn subnets(key: &str, texts: &[String]) -> Result<Vec<IpNet>, String> {
-    let subnet = |text: &String| match text.parse::<IpNet>() {
-        Ok(subnet) => Ok(subnet.trunc()),
-        Err(_) => Err(format!(
-            "{key} has {text:?}: it must be a subnet, as 10.0.0.0/8"
-        )),
-    };
-    texts.iter().map(subnet).collect()
 }
 
 #[cfg(test)]
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_limits_are_for_pods_of_its_network_without_any() {
+    fn the_daemons_limits_are_for_pods_of_its_network() {
         let facts = NodeFacts {
             gateway_mac: [2, 0, 0, 0, 0, 1],
             max_mtu: 65_000,
@@ -270,19 +271,41 @@ mod tests {
                     }),
                     egress: None,
                 },
+                unshaped_subnets: vec!["10.0.0.0/8".parse().unwrap()],
+                shaped_subnets: Vec::new(),
             }),
         };
         let plain = limits(json!({"shaping": {"ecn": false}})).unwrap();
-        let taken = plain.clone().or_of(&facts, "pods").settle(MTUS);
+        let taken = plain.clone().with_chained(&facts, "pods").settle(MTUS);
         assert_eq!(
             taken.to_string(),
-            "ingress 1 Mbit/s, burst 1.5 kB, queue 25 ms, no ECN"
+            "ingress 1 Mbit/s, burst 1.5 kB, queue 25 ms, no ECN, not with 10.0.0.0/8"
         );
-        assert_eq!(plain.clone().or_of(&facts, "others"), plain);
-        let own = limits(json!({"egressRate": 1000})).unwrap();
-        assert_eq!(own.clone().or_of(&facts, "pods"), own);
+        assert_eq!(plain.clone().with_chained(&facts, "others"), plain);
+        // Our object's go before them, also if it says that there are none.
+        for rate in [0, 1000] {
+            let own = limits(json!({"egressRate": rate})).unwrap();
+            assert_eq!(own.clone().with_chained(&facts, "pods"), own);
+        }
+        // What a pod asks for does not, and our subnets do not mix with theirs.
+        let asked = json!({
+            "runtimeConfig": {"bandwidth": {"ingressRate": 9_000_000}},
+            "shaping": {"shapedSubnets": ["192.0.2.0/24"]},
+        });
+        let asked = limits(asked).unwrap().with_chained(&facts, "pods");
+        assert_eq!(
+            asked.settle(MTUS).to_string(),
+            "ingress 1 Mbit/s, burst 1.5 kB, queue 25 ms, only with 192.0.2.0/24"
+        );
+    }
 
-        assert_eq!(plain.or_as_served(&taken).settle(MTUS), taken);
-        assert_eq!(own.or_as_served(&taken), own);
+    #[test]
+    fn a_runtime_that_asks_for_nothing_means_no_other_limits() {
+        let plain = limits(json!({"shaping": {"ecn": false}})).unwrap();
+        let own = limits(json!({"egressRate": 1000, "shaping": {"ecn": false}})).unwrap();
+        let served = own.settle(MTUS);
+        assert_eq!(plain.or_as_served(&served).settle(MTUS), served);
+        let other = limits(json!({"egressRate": 2000})).unwrap();
+        assert_eq!(other.or_as_served(&served), other);
     }
 }

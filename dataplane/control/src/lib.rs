@@ -33,7 +33,7 @@ pub use mapping::{HostEnd, PortMapping, Protocol, Redirect, check_mappings};
 pub use names::{check_ifname, check_label, check_name, check_pod_mac};
 pub use quantity::{parse_quantity, rounded};
 pub use settings::{BusyPoll, DataplaneSettings, InvalidSettings, Uplink};
-pub use shaping::{BURSTS, Limit, MAX_SUBNETS, QUEUE_MILLIS, RATES, Shaping};
+pub use shaping::{BURSTS, Limit, MAX_SUBNETS, QUEUE_MILLIS, RATES, Shaping, parse_subnets};
 pub use wire::{
     Envelope, ErrorCode, LONGEST_MERGED, MAX_MESSAGE_BYTES, NetworkBandwidth, NodeFacts,
     NodeStatus, PORT_MAPPINGS, PROTOCOL, ProtocolRange, Refusal, Request, Response, SHAPING,

@@ -210,6 +210,20 @@ pub(crate) fn lowered_mtu(rates: impl Iterator<Item = u64>, least: u32, most: u3
     frame.map_or(most, |bytes| bytes.max(least).min(most))
 }
 
+/// Reads the subnets of a key, without the bits that a prefix leaves to hosts.
+///
+/// # Errors
+/// The first that is none, in words.
+pub fn parse_subnets(key: &str, texts: &[String]) -> Result<Vec<IpNet>, String> {
+    let subnet = |text: &String| match text.parse::<IpNet>() {
+        Ok(subnet) => Ok(subnet.trunc()),
+        Err(_) => Err(format!(
+            "{key} has {text:?}: it must be a subnet, as 10.0.0.0/8"
+        )),
+    };
+    texts.iter().map(subnet).collect()
+}
+
 /// The first few: there may be 64.
 fn list(subnets: &[IpNet]) -> String {
     const SHOWN: usize = 3;

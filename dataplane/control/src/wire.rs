@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{Attachment, AttachmentId, Bandwidth, LimitChange};
@@ -160,18 +161,25 @@ pub struct NodeFacts {
     #[serde(deserialize_with = "crate::settings::told")]
     pub settings: crate::DataplaneSettings,
     /// Limits of a plugin `bandwidth` that is chained behind ours, which has no
-    /// effect there: for pods of its network that bring none of their own.
+    /// effect there: for the pods of its network, whatever the runtime asks for
+    /// them, unless our own object has limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<NetworkBandwidth>,
 }
 
 /// Limits that a network has for all its pods.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NetworkBandwidth {
     /// The network's name.
     pub network: String,
-    /// The limits.
+    /// The limits; those of neither direction: nobody is to have any.
     pub bandwidth: Bandwidth,
+    /// Traffic with these is not limited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unshaped_subnets: Vec<IpNet>,
+    /// If not empty, only traffic with these is limited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shaped_subnets: Vec<IpNet>,
 }
 
 /// How full the node is.

@@ -6,8 +6,8 @@ use sluice_control::{AttachmentId, ErrorCode, LimitChange, NetworkBandwidth, Ref
 use super::Node;
 
 impl Node {
-    /// Has the plugin give these limits to pods of their network that bring
-    /// none of their own.
+    /// Has the plugin give these limits to the pods of their network that are
+    /// attached from now on, unless its own object has limits.
     pub fn limit_network(&mut self, bandwidth: NetworkBandwidth) {
         self.bandwidth = Some(bandwidth);
     }

@@ -83,6 +83,7 @@ fn limits_of_a_bandwidth_plugin_behind_are_the_networks() {
                 }),
                 egress: None,
             },
+            ..NetworkBandwidth::default()
         });
     });
     let network = node.network();
@@ -91,9 +92,16 @@ fn limits_of_a_bandwidth_plugin_behind_are_the_networks() {
     assert_eq!(served(&node).shaping.to_string(), expected);
     node.check(&pod, &network, &result).ok();
     node.del(&network).ok();
-    // A pod's own go before them.
-    node.add(&pod, &limited(&node)).ok();
+    // What a pod asks for does not lift them; what our own object says does.
+    let mut network = limited(&node);
+    let result = node.add(&pod, &network).ok();
+    assert_eq!(served(&node).shaping.to_string(), expected);
+    node.check(&pod, &network, &result).ok();
+    node.del(&network).ok();
+    network["egressRate"] = 2_000_000.into();
+    let result = node.add(&pod, &network).ok();
     assert_eq!(served(&node).shaping.ingress, None);
+    node.check(&pod, &network, &result).ok();
     node.del(&network).ok();
     node.assert_clean(Some(&pod));
 }
