@@ -195,7 +195,7 @@ impl Check {
             local: served.mtu,
         });
         let is_limited = asked.is_limited() || served.shaping.is_limited();
-        if !is_limited || asked == served.shaping {
+        if !is_limited || asked.does_as(&served.shaping) {
             return Ok(());
         }
         let how = format!(

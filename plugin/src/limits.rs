@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sluice_control::{AskedLimit, BURSTS, Bandwidth, NodeFacts, Shaping, parse_subnets};
+use sluice_control::{AskedLimit, Bandwidth, NodeFacts, Shaping, parse_subnets};
 
 use crate::config::Mtus;
 use crate::keys;
@@ -36,8 +36,6 @@ pub(crate) struct Limits {
     runtime: Option<Bandwidth>,
     /// Everything but the limits themselves.
     shaping: Shaping,
-    /// In bits.
-    max_burst: Option<u64>,
 }
 
 impl Limits {
@@ -56,17 +54,10 @@ impl Limits {
             shaping.validate().map_err(|error| error.to_string())?;
             Ok(shaping)
         });
-        let max_burst = keys.max_burst;
-        if let Some(burst) = max_burst.filter(|burst| !BURSTS.contains(burst)) {
-            return Err(format!(
-                "shaping: maxBurst is {burst}: it must be from 1 to 1000000000000000 bits"
-            ));
-        }
         Ok(Self {
             inline,
             runtime,
             shaping: shaping.map_err(|error| format!("shaping: {error}"))?,
-            max_burst,
         })
     }
 
@@ -93,6 +84,7 @@ impl Limits {
 
     /// These, or, if there are none, those that a pod has: not every runtime
     /// asks again what it asked at ADD, and the daemon may have given them.
+    /// Their bursts are as `maxBurst` left them.
     pub(crate) fn or_as_served(&self, served: &Shaping) -> Self {
         if self.bandwidth().is_limited() {
             return self.clone();
@@ -102,7 +94,10 @@ impl Limits {
                 ingress: served.ingress.map(AskedLimit::from),
                 egress: served.egress.map(AskedLimit::from),
             }),
-            max_burst: None,
+            shaping: Shaping {
+                max_burst: None,
+                ..self.shaping.clone()
+            },
             ..self.clone()
         }
     }
@@ -113,9 +108,9 @@ impl Limits {
 
     /// What a pod with these MTUs gets.
     pub(crate) fn settle(&self, mtus: Mtus) -> Shaping {
-        let [ingress, egress] = self
-            .bandwidth()
-            .settle(mtus.uplink, mtus.local, self.max_burst);
+        let [ingress, egress] =
+            self.bandwidth()
+                .settle(mtus.uplink, mtus.local, self.shaping.max_burst);
         Shaping {
             ingress,
             egress,
@@ -129,6 +124,7 @@ impl Keys {
         let default = Shaping::default();
         Ok(Shaping {
             queue_millis: self.queue_millis.unwrap_or(default.queue_millis),
+            max_burst: self.max_burst,
             ecn: self.ecn.unwrap_or(default.ecn),
             unshaped_subnets: parse_subnets("unshapedSubnets", &self.unshaped_subnets)?,
             shaped_subnets: parse_subnets("shapedSubnets", &self.shaped_subnets)?,
@@ -227,7 +223,7 @@ mod tests {
             ),
             (
                 json!({"shaping": {"maxBurst": 0}}),
-                ["shaping: maxBurst is 0:", "from 1"],
+                ["shaping: maxBurst is", "from 1 to 1000000000000000"],
             ),
             (
                 json!({"shaping": {"maxBurst": -1}}),
@@ -307,5 +303,8 @@ mod tests {
         assert_eq!(plain.or_as_served(&served).settle(MTUS), served);
         let other = limits(json!({"egressRate": 2000})).unwrap();
         assert_eq!(other.or_as_served(&served), other);
+        // Nor does the largest burst cut what the daemon has.
+        let bound = limits(json!({"shaping": {"ecn": false, "maxBurst": 8000}})).unwrap();
+        assert!(bound.or_as_served(&served).settle(MTUS).does_as(&served));
     }
 }

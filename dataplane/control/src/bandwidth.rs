@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::shaping::lowered_mtu;
-use crate::{Attachment, BURSTS, InvalidAttachment, Limit, RATES, Shaping};
+use crate::{Attachment, BURSTS, InvalidAttachment, Limit, RATES};
 
 /// Bursts that runtimes send where they mean "not set". Nobody's limit is
 /// to begin with half a gigabyte.
@@ -211,8 +211,9 @@ pub enum LimitChange {
 }
 
 impl Attachment {
-    /// The attachment with other limits, where they are given; a direction
-    /// without a change keeps its own.
+    /// The attachment with other limits, where they are given, with no burst
+    /// above the network's `max_burst`; a direction without a change keeps its
+    /// own.
     ///
     /// # Errors
     /// A rate or burst out of range.
@@ -230,12 +231,16 @@ impl Attachment {
             ingress: asked(ingress, self.shaping.ingress),
             egress: asked(egress, self.shaping.egress),
         };
-        let [ingress, egress] = bandwidth.settle(self.least_mtu(), self.mtu, None);
-        let shaping = Shaping {
-            ingress,
-            egress,
-            ..self.shaping.clone()
-        };
+        let max_burst = self.shaping.max_burst;
+        let settled = bandwidth.settle(self.least_mtu(), self.mtu, max_burst);
+        let mut shaping = self.shaping.clone();
+        // What stays is not settled again: a burst that nobody gave looks given.
+        if ingress.is_some() {
+            shaping.ingress = settled[0];
+        }
+        if egress.is_some() {
+            shaping.egress = settled[1];
+        }
         shaping.validate()?;
         Ok(Self {
             shaping,
@@ -248,6 +253,7 @@ impl Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Shaping;
     use crate::fixture::attachment;
     use serde_json::json;
 
@@ -422,5 +428,33 @@ mod tests {
         for bad in [limit(999, None), limit(1000, Some(0))] {
             assert!(before.reshape(bad, None).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_change_keeps_to_the_largest_burst_of_the_network() {
+        let mut before = attachment();
+        before.shaping.max_burst = Some(8_000);
+        // Nobody gave it, and a packet needs it.
+        before.shaping.ingress = Some(Limit {
+            rate: 1_000_000,
+            burst: 12_000,
+        });
+        let bursts = |burst| {
+            let asked = AskedLimit {
+                rate: 100_000_000,
+                burst,
+            };
+            let after = before
+                .reshape(None, Some(LimitChange::Limit(asked)))
+                .unwrap();
+            let Shaping {
+                ingress, egress, ..
+            } = after.shaping;
+            [ingress, egress].map(|limit| limit.map(|limit| limit.burst))
+        };
+        assert_eq!(bursts(Some(1_000_000)), [Some(12_000), Some(8_000)]);
+        assert_eq!(bursts(Some(800)), [Some(12_000), Some(800)]);
+        // The lower rate makes the largest packet one of 1500 bytes.
+        assert_eq!(bursts(None), [Some(12_000), Some(12_000)]);
     }
 }

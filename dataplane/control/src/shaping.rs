@@ -84,6 +84,10 @@ pub struct Shaping {
     pub egress: Option<Limit>,
     /// The longest time that a frame should wait, milliseconds (`queueMillis`).
     pub queue_millis: u32,
+    /// No burst is larger, bits, but for one that nobody gave and that a packet
+    /// needs (`maxBurst`). An older plugin does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_burst: Option<u64>,
     /// Mark, instead of drop, packets of flows that understand it (RFC 3168).
     pub ecn: bool,
     /// Traffic with these is not limited.
@@ -100,6 +104,7 @@ impl Default for Shaping {
             ingress: None,
             egress: None,
             queue_millis: 25,
+            max_burst: None,
             ecn: true,
             unshaped_subnets: Vec::new(),
             shaped_subnets: Vec::new(),
@@ -112,6 +117,17 @@ impl Shaping {
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.ingress.is_some() || self.egress.is_some()
+    }
+
+    /// Whether traffic is held to the same. The largest burst of the network
+    /// counts by what it left of theirs.
+    #[must_use]
+    pub fn does_as(&self, other: &Self) -> bool {
+        let plain = |shaping: &Self| Self {
+            max_burst: None,
+            ..shaping.clone()
+        };
+        plain(self) == plain(other)
     }
 
     /// The largest packet that a pod so limited is to send or get, bytes: one
@@ -139,6 +155,13 @@ impl Shaping {
                 "queueMillis",
                 &self.queue_millis.to_string(),
                 "must be from 1 to 1000",
+            ));
+        }
+        if let Some(burst) = self.max_burst.filter(|burst| !BURSTS.contains(burst)) {
+            return Err(InvalidAttachment::field(
+                "maxBurst",
+                &burst.to_string(),
+                "must be from 1 to 1000000000000000 bits",
             ));
         }
         let lists = [
@@ -284,7 +307,7 @@ mod tests {
     #[test]
     fn each_bound_names_its_field() {
         type Spoil = fn(&mut Shaping);
-        let spoils: [(Spoil, &str); 7] = [
+        let spoils: [(Spoil, &str); 9] = [
             (|s| s.ingress = limit(999, 8), "ingress rate"),
             (
                 |s| s.egress = limit(1_000_000_000_000_001, 8),
@@ -294,6 +317,8 @@ mod tests {
             (|s| s.egress = limit(1_000, u64::MAX), "egress burst"),
             (|s| s.queue_millis = 0, "queueMillis"),
             (|s| s.queue_millis = 1001, "queueMillis"),
+            (|s| s.max_burst = Some(0), "maxBurst"),
+            (|s| s.max_burst = Some(u64::MAX), "maxBurst"),
             (
                 |s| s.shaped_subnets = vec!["10.0.0.0/8".parse().unwrap(); 65],
                 "shapedSubnets",
