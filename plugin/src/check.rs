@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use sluice_control::{
-    Attachment, AttachmentId, Client, ClientError, ErrorCode, PortMapping, Request,
+    Attachment, AttachmentId, Client, ClientError, ErrorCode, PortMapping, Request, Shaping,
 };
 use sluice_link::{Link, Netlink, Netns, Route};
 
@@ -198,10 +198,12 @@ impl Check {
         if !is_limited || asked.does_as(&served.shaping) {
             return Ok(());
         }
-        let how = format!(
-            "the daemon holds it to: {}; but the configuration says: {asked}",
-            served.shaping
-        );
+        let mut words = [&served.shaping, &asked].map(Shaping::to_string);
+        if words[0] == words[1] {
+            words = [&served.shaping, &asked].map(Shaping::exactly);
+        }
+        let [daemons, ours] = words;
+        let how = format!("the daemon holds it to: {daemons}; but the configuration says: {ours}");
         if served.reshaped {
             tracing::warn!("{how} (`sluiced set bandwidth` changed it)");
             return Ok(());

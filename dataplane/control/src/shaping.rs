@@ -21,6 +21,9 @@ pub const QUEUE_MILLIS: RangeInclusive<u32> = 1..=1_000;
 /// Most subnets that a pod's limits may except, or count for.
 pub const MAX_SUBNETS: usize = 64;
 
+/// So many of them are shown to people: there may be 64.
+const SHOWN_SUBNETS: usize = 3;
+
 /// How long one frame may take at a shaped pod's rate. A frame's own length is
 /// delay for all that wait behind it: 65000 bytes take 52 ms at 10 Mbit/s.
 const FRAME_MILLIS: u64 = 2;
@@ -119,12 +122,20 @@ impl Shaping {
         self.ingress.is_some() || self.egress.is_some()
     }
 
-    /// Whether traffic is held to the same. The largest burst of the network
-    /// counts by what it left of theirs.
+    /// Whether traffic is held to the same. Subnets count in any order, and the
+    /// largest burst of the network by what it left of theirs.
     #[must_use]
     pub fn does_as(&self, other: &Self) -> bool {
+        let sorted = |subnets: &[IpNet]| {
+            let mut subnets = subnets.to_vec();
+            subnets.sort_unstable();
+            subnets.dedup();
+            subnets
+        };
         let plain = |shaping: &Self| Self {
             max_burst: None,
+            unshaped_subnets: sorted(&shaping.unshaped_subnets),
+            shaped_subnets: sorted(&shaping.shaped_subnets),
             ..shaping.clone()
         };
         plain(self) == plain(other)
@@ -171,7 +182,7 @@ impl Shaping {
         if lists.iter().all(|(_, subnets)| !subnets.is_empty()) {
             return Err(InvalidAttachment::field(
                 "shapedSubnets",
-                &list(&self.shaped_subnets),
+                &list(&self.shaped_subnets, SHOWN_SUBNETS),
                 "must be empty where there are unshapedSubnets: one of the two",
             ));
         }
@@ -192,26 +203,50 @@ impl Shaping {
     /// have; none where there is no limit.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = [("ingress", self.ingress), ("egress", self.egress)]
-            .into_iter()
-            .filter_map(|(direction, limit)| Some(format!("{direction} {}", limit?)))
+        let limits = self.limits();
+        let mut lines: Vec<String> = limits
+            .map(|(direction, limit)| format!("{direction} {limit}"))
             .collect();
         if lines.is_empty() {
             return lines;
         }
         lines.push(format!("queue {} ms", self.queue_millis));
-        if !self.ecn {
-            lines.push("no ECN".into());
-        }
-        for (words, subnets) in [
+        lines.extend(self.traits(SHOWN_SUBNETS));
+        lines
+    }
+
+    /// The limits to the bit and with all subnets, for who compares them.
+    #[must_use]
+    pub fn exactly(&self) -> String {
+        let limits = self.limits().map(|(direction, Limit { rate, burst })| {
+            format!("{direction} {rate} bit/s, burst {burst} bits")
+        });
+        let queue = format!("queueMillis {}", self.queue_millis);
+        let lines: Vec<String> = limits
+            .chain([queue])
+            .chain(self.traits(MAX_SUBNETS))
+            .collect();
+        lines.join(", ")
+    }
+
+    /// Those that there are.
+    fn limits(&self) -> impl Iterator<Item = (&'static str, Limit)> {
+        let limits = [("ingress", self.ingress), ("egress", self.egress)];
+        limits
+            .into_iter()
+            .filter_map(|(direction, limit)| Some((direction, limit?)))
+    }
+
+    /// What is not as usual, with so many subnets at most.
+    fn traits(&self, subnets: usize) -> impl Iterator<Item = String> {
+        let ecn = (!self.ecn).then(|| "no ECN".to_owned());
+        let lists = [
             ("not with", &self.unshaped_subnets),
             ("only with", &self.shaped_subnets),
-        ] {
-            if !subnets.is_empty() {
-                lines.push(format!("{words} {}", list(subnets)));
-            }
-        }
-        lines
+        ];
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        ecn.into_iter()
+            .chain(lists.map(move |(words, nets)| format!("{words} {}", list(nets, subnets))))
     }
 }
 
@@ -247,11 +282,10 @@ pub fn parse_subnets(key: &str, texts: &[String]) -> Result<Vec<IpNet>, String> 
     texts.iter().map(subnet).collect()
 }
 
-/// The first few: there may be 64.
-fn list(subnets: &[IpNet]) -> String {
-    const SHOWN: usize = 3;
-    let shown: Vec<String> = subnets.iter().take(SHOWN).map(IpNet::to_string).collect();
-    match subnets.len().checked_sub(SHOWN) {
+/// The first ones.
+fn list(subnets: &[IpNet], most: usize) -> String {
+    let shown: Vec<String> = subnets.iter().take(most).map(IpNet::to_string).collect();
+    match subnets.len().checked_sub(most) {
         None | Some(0) => shown.join(" "),
         Some(more) => format!("{} and {more} more", shown.join(" ")),
     }
@@ -289,6 +323,40 @@ mod tests {
                 "not with 10.0.0.0/8 fd00::/8 192.0.2.0/24 and 1 more",
             ]
         );
+    }
+
+    #[test]
+    fn exact_words_tell_apart_what_does_not_do_the_same() {
+        let nets: Vec<IpNet> = (0..5_u8)
+            .map(|n| format!("10.{n}.0.0/16").parse().unwrap())
+            .collect();
+        let shaping = Shaping {
+            ingress: limit(10_000_000, 100_000),
+            unshaped_subnets: nets.clone(),
+            ..Shaping::default()
+        };
+        assert_eq!(
+            shaping.exactly(),
+            "ingress 10000000 bit/s, burst 100000 bits, queueMillis 25, not with 10.0.0.0/16 \
+             10.1.0.0/16 10.2.0.0/16 10.3.0.0/16 10.4.0.0/16"
+        );
+        type Change = fn(&mut Shaping);
+        let changes: [Change; 3] = [
+            |s| s.ingress = limit(10_010_000, 100_000),
+            |s| s.ingress = limit(10_000_000, 100_001),
+            |s| s.unshaped_subnets[4] = "10.9.0.0/16".parse().unwrap(),
+        ];
+        for change in changes {
+            let mut other = shaping.clone();
+            change(&mut other);
+            assert!(!shaping.does_as(&other), "{other:?}");
+            assert_ne!(shaping.exactly(), other.exactly());
+        }
+        let mut same = shaping.clone();
+        same.unshaped_subnets.reverse();
+        same.unshaped_subnets.push(nets[0]);
+        same.max_burst = Some(100_000);
+        assert!(shaping.does_as(&same));
     }
 
     /// What older peers send and older journals hold.

@@ -107,6 +107,21 @@ fn limits_of_a_bandwidth_plugin_behind_are_the_networks() {
 }
 
 #[test]
+fn check_takes_subnets_in_any_order() {
+    let (node, pod) = (Node::new(), Space::new("pod"));
+    let mut network = limited(&node);
+    network["shaping"] = json!({"unshapedSubnets": ["10.0.0.0/8", "192.0.2.0/24"]});
+    let result = node.add(&pod, &network).ok();
+    network["shaping"] = json!({"unshapedSubnets": ["192.0.2.0/24", "10.0.0.0/8"]});
+    node.check(&pod, &network, &result).ok();
+    network["shaping"] = json!({"unshapedSubnets": ["192.0.2.0/24"]});
+    node.check(&pod, &network, &result)
+        .fails(104, "not with 192.0.2.0/24");
+    node.del(&network).ok();
+    node.assert_clean(Some(&pod));
+}
+
+#[test]
 fn check_compares_with_the_daemon_but_for_what_an_operator_changed() {
     let (node, pod) = (Node::new(), Space::new("pod"));
     let network = limited(&node);
@@ -118,6 +133,11 @@ fn check_compares_with_the_daemon_but_for_what_an_operator_changed() {
     other["runtimeConfig"]["bandwidth"]["EgressRate"] = 20_000_000.into();
     node.check(&pod, &other, &result)
         .fails(104, "but the configuration says: egress 20 Mbit/s");
+    // So little apart that the words are the same.
+    let mut other = network.clone();
+    other["runtimeConfig"]["bandwidth"]["EgressRate"] = 10_010_000.into();
+    node.check(&pod, &other, &result)
+        .fails(104, "but the configuration says: egress 10010000 bit/s");
     let mut other = network.clone();
     other["shaping"] = json!({"ecn": false});
     node.check(&pod, &other, &result).fails(104, "no ECN");
