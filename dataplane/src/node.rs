@@ -361,14 +361,14 @@ impl Node {
         let wired = journalled.and_then(|()| self.wiring.add_pod(&attachment, &link, port, netns));
         match wired {
             Ok(wired) => {
-                let shaping = &attachment.shaping;
                 tracing::info!(
                     id = name,
                     slot = port.slot,
                     interface = link.name,
-                    limits = shaping
+                    limits = attachment
+                        .shaping
                         .is_limited()
-                        .then(|| tracing::field::display(shaping)),
+                        .then(|| tracing::field::display(attachment.limits_in_words())),
                     "attached"
                 );
                 self.book.insert(Entry { attachment, wired });

@@ -43,7 +43,11 @@ pub(crate) fn bandwidth(arguments: &BandwidthArgs) -> Result<(), Box<dyn Error>>
         arguments.interface.as_deref(),
     )?;
     let shaping = client.set_shaping(target.id.clone(), ingress, egress)?;
-    println!("{target}: {shaping}");
+    let changed = Attachment {
+        shaping,
+        ..target.clone()
+    };
+    println!("{changed}: {}", changed.limits_in_words());
     Ok(())
 }
 

@@ -136,7 +136,7 @@ fn limits(rows: &[PortRow]) -> Option<Table> {
     let limited = rows.iter().filter(|row| row.shaping.is_limited());
     let mut table = table(&["INTERFACE", "LIMITS"]);
     for row in limited {
-        let mut lines = row.shaping.lines();
+        let mut lines = row.shaping.lines(row.frame_mtu);
         if row.frame_mtu < row.mtu {
             lines.push(format!("packets of up to {} bytes", row.frame_mtu));
         }
@@ -524,7 +524,7 @@ mod tests {
         let rows = json!([
             row(
                 "slv1",
-                json!({"egress": limit, "ingress": limit, "queue_millis": 5})
+                json!({"egress": limit, "ingress": {"rate": 1_000_000, "burst": 100_000}})
             ),
             row("slv2", json!({})),
             row("slv3", json!({"egress": limit})),
@@ -538,9 +538,9 @@ mod tests {
             below,
             [
                 "INTERFACE LIMITS",
-                "slv1 ingress 10 Mbit/s, burst 12.5 kB",
+                "slv1 ingress 1 Mbit/s, burst 12.5 kB",
                 "egress 10 Mbit/s, burst 12.5 kB",
-                "queue 5 ms",
+                "queue 40 ms ingress, 25 ms egress",
                 "packets of up to 2500 bytes",
                 "slv3 egress 10 Mbit/s, burst 12.5 kB",
                 "queue 25 ms",

@@ -190,15 +190,17 @@ impl Check {
             return Ok(());
         };
         let limits = limits.with_chained(&client.describe()?, &self.id.network);
-        let asked = limits.or_as_served(&served.shaping).settle(Mtus {
+        let mtus = Mtus {
             uplink: served.uplink_mtu.unwrap_or(served.mtu),
             local: served.mtu,
-        });
+        };
+        let asked = limits.or_as_served(&served.shaping).settle(mtus);
         let is_limited = asked.is_limited() || served.shaping.is_limited();
         if !is_limited || asked.does_as(&served.shaping) {
             return Ok(());
         }
-        let mut words = [&served.shaping, &asked].map(Shaping::to_string);
+        let in_words = |shaping: &Shaping| shaping.in_words(mtus.under(shaping).local);
+        let mut words = [&served.shaping, &asked].map(in_words);
         if words[0] == words[1] {
             words = [&served.shaping, &asked].map(Shaping::exactly);
         }

@@ -149,7 +149,11 @@ mod tests {
     }
 
     fn words(object: Value) -> String {
-        limits(object).unwrap().settle(MTUS).to_string()
+        in_words(&limits(object).unwrap().settle(MTUS))
+    }
+
+    fn in_words(shaping: &Shaping) -> String {
+        shaping.in_words(MTUS.under(shaping).local)
     }
 
     #[test]
@@ -274,7 +278,7 @@ mod tests {
         let plain = limits(json!({"shaping": {"ecn": false}})).unwrap();
         let taken = plain.clone().with_chained(&facts, "pods").settle(MTUS);
         assert_eq!(
-            taken.to_string(),
+            in_words(&taken),
             "ingress 1 Mbit/s, burst 1.5 kB, queue 25 ms, no ECN, not with 10.0.0.0/8"
         );
         assert_eq!(plain.clone().with_chained(&facts, "others"), plain);
@@ -290,7 +294,7 @@ mod tests {
         });
         let asked = limits(asked).unwrap().with_chained(&facts, "pods");
         assert_eq!(
-            asked.settle(MTUS).to_string(),
+            in_words(&asked.settle(MTUS)),
             "ingress 1 Mbit/s, burst 1.5 kB, queue 25 ms, only with 192.0.2.0/24"
         );
     }

@@ -224,6 +224,12 @@ impl Attachment {
         self.shaping.mtu(self.least_mtu(), self.mtu)
     }
 
+    /// Its limits in words.
+    #[must_use]
+    pub fn limits_in_words(&self) -> String {
+        self.shaping.in_words(self.frame_mtu())
+    }
+
     /// What no limit makes [`frame_mtu`](Self::frame_mtu) less than.
     pub(crate) fn least_mtu(&self) -> u32 {
         self.uplink_mtu.unwrap_or(self.mtu)

@@ -150,6 +150,25 @@ impl Shaping {
         lowered_mtu(rates.map(|limit| limit.rate), least, most)
     }
 
+    /// How much may wait for one of its limits, bytes of IP packet: what comes
+    /// through in `queue_millis`, but always two of the largest packets, of `mtu`
+    /// bytes each.
+    #[must_use]
+    pub fn queue_bytes(&self, limit: Limit, mtu: u32) -> u64 {
+        let bytes = u128::from(limit.rate) * u128::from(self.queue_millis) / 8000;
+        u64::try_from(bytes)
+            .unwrap_or(u64::MAX)
+            .max(2 * u64::from(mtu))
+    }
+
+    /// How long that takes, milliseconds.
+    fn queue_time(&self, limit: Limit, mtu: u32) -> u128 {
+        let rate = u128::from(limit.rate.max(1));
+        let bytes = u128::from(self.queue_bytes(limit, mtu));
+        // To the nearest: the bytes were rounded.
+        (bytes * 8000 + rate / 2) / rate
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -199,10 +218,11 @@ impl Shaping {
         }
     }
 
-    /// The limits in words, a line for each direction and one for what both
-    /// have; none where there is no limit.
+    /// The limits in words, a line for each direction and some for what both
+    /// have; none where there is no limit. The largest packet of the pod, of
+    /// `mtu` bytes, has its part in how long frames wait.
     #[must_use]
-    pub fn lines(&self) -> Vec<String> {
+    pub fn lines(&self, mtu: u32) -> Vec<String> {
         let limits = self.limits();
         let mut lines: Vec<String> = limits
             .map(|(direction, limit)| format!("{direction} {limit}"))
@@ -210,9 +230,32 @@ impl Shaping {
         if lines.is_empty() {
             return lines;
         }
-        lines.push(format!("queue {} ms", self.queue_millis));
+        lines.push(self.queue_line(mtu));
         lines.extend(self.traits(SHOWN_SUBNETS));
         lines
+    }
+
+    /// The same in one: `ingress 10 Mbit/s, burst 12.5 kB, queue 25 ms`.
+    #[must_use]
+    pub fn in_words(&self, mtu: u32) -> String {
+        match self.lines(mtu).as_slice() {
+            [] => "no limits".to_owned(),
+            lines => lines.join(", "),
+        }
+    }
+
+    /// `queue 25 ms`, or `queue 240 ms ingress, 25 ms egress`.
+    fn queue_line(&self, mtu: u32) -> String {
+        let times: Vec<(&str, u128)> = self
+            .limits()
+            .map(|(direction, limit)| (direction, self.queue_time(limit, mtu)))
+            .collect();
+        match times.as_slice() {
+            [(_, ingress), (_, egress)] if ingress != egress => {
+                format!("queue {ingress} ms ingress, {egress} ms egress")
+            }
+            _ => format!("queue {} ms", times[0].1),
+        }
     }
 
     /// The limits to the bit and with all subnets, for who compares them.
@@ -247,16 +290,6 @@ impl Shaping {
         let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
         ecn.into_iter()
             .chain(lists.map(move |(words, nets)| format!("{words} {}", list(nets, subnets))))
-    }
-}
-
-/// In words: `ingress 10 Mbit/s, burst 12.5 kB, queue 25 ms`.
-impl fmt::Display for Shaping {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.lines().as_slice() {
-            [] => f.write_str("no limits"),
-            lines => f.write_str(&lines.join(", ")),
-        }
     }
 }
 
@@ -302,22 +335,22 @@ mod tests {
     #[test]
     fn limits_read_well() {
         let mut shaping = Shaping::default();
-        assert_eq!(shaping.to_string(), "no limits");
+        assert_eq!(shaping.in_words(1500), "no limits");
         shaping.ingress = limit(10_000_000, 100_000);
         assert_eq!(
-            shaping.to_string(),
+            shaping.in_words(2500),
             "ingress 10 Mbit/s, burst 12.5 kB, queue 25 ms"
         );
-        shaping.egress = limit(1_500, 12_000);
+        shaping.egress = limit(1_500_000, 12_000);
         shaping.ecn = false;
         shaping.unshaped_subnets = ["10.0.0.0/8", "fd00::/8", "192.0.2.0/24", "198.51.100.0/24"]
             .map(|net| net.parse().unwrap())
             .into();
         assert_eq!(
-            shaping.lines(),
+            shaping.lines(1280),
             [
                 "ingress 10 Mbit/s, burst 12.5 kB",
-                "egress 1.5 kbit/s, burst 1.5 kB",
+                "egress 1.5 Mbit/s, burst 1.5 kB",
                 "queue 25 ms",
                 "no ECN",
                 "not with 10.0.0.0/8 fd00::/8 192.0.2.0/24 and 1 more",
@@ -357,6 +390,36 @@ mod tests {
         same.unshaped_subnets.push(nets[0]);
         same.max_burst = Some(100_000);
         assert!(shaping.does_as(&same));
+    }
+
+    /// Two packets always fit, however slow they go.
+    #[test]
+    fn the_time_in_the_queue_is_what_frames_may_wait() {
+        for (ingress, egress, queue) in [
+            (Some(10_000_000), None, "queue 25 ms"),
+            (Some(10_000_001), Some(999_999_937), "queue 25 ms"),
+            (Some(RATES.start() * 960), None, "queue 25 ms"),
+            (Some(100_000), None, "queue 240 ms"),
+            (None, Some(1_000), "queue 24000 ms"),
+            (
+                Some(100_000),
+                Some(10_000_000),
+                "queue 240 ms ingress, 25 ms egress",
+            ),
+            (Some(*RATES.end()), None, "queue 25 ms"),
+        ] {
+            let shaping = Shaping {
+                ingress: ingress.and_then(|rate| limit(rate, 8)),
+                egress: egress.and_then(|rate| limit(rate, 8)),
+                ..Shaping::default()
+            };
+            let lines = shaping.lines(1500);
+            assert_eq!(lines.last().unwrap(), queue, "{lines:?}");
+        }
+        let shaping = Shaping::default();
+        let limit = limit(10_000_000, 8).unwrap();
+        assert_eq!(shaping.queue_bytes(limit, 1500), 31_250);
+        assert_eq!(shaping.queue_bytes(limit, 65_000), 130_000);
     }
 
     /// What older peers send and older journals hold.
@@ -426,7 +489,7 @@ mod tests {
             (Some(*RATES.end()), Some(*RATES.end()), 65_000),
         ] {
             let shaping = shaping(ingress, egress);
-            assert_eq!(shaping.mtu(1500, 65_000), mtu, "{shaping}");
+            assert_eq!(shaping.mtu(1500, 65_000), mtu, "{shaping:?}");
         }
     }
 

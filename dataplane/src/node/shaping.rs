@@ -41,7 +41,12 @@ impl Node {
             .set_shaping(entry.wired.id, &changed)
             .map_err(|error| about(ErrorCode::Failed, &error.to_string()))?;
         let shaping = changed.shaping.clone();
-        tracing::info!(id = %changed, limits = %shaping, was = %entry.attachment.shaping, "set");
+        tracing::info!(
+            id = %changed,
+            limits = %changed.limits_in_words(),
+            was = %entry.attachment.limits_in_words(),
+            "set"
+        );
         entry.attachment = changed;
         Ok(shaping)
     }

@@ -29,7 +29,7 @@ fn the_daemon_gets_limits_and_the_pods_routes_carry_less() {
     node.add(&pod, &network).ok();
     let attached = served(&node);
     assert_eq!(
-        attached.shaping.to_string(),
+        attached.limits_in_words(),
         "egress 10 Mbit/s, burst 12.5 kB, queue 10 ms, not with 10.77.0.0/24"
     );
     let exact = Limit {
@@ -61,7 +61,7 @@ fn a_pod_without_limits_keeps_the_large_mtu_and_the_networks_settings() {
     network["shaping"] = json!({"queueMillis": 10});
     node.add(&pod, &network).ok();
     let attached = served(&node);
-    assert_eq!(attached.shaping.to_string(), "no limits");
+    assert_eq!(attached.limits_in_words(), "no limits");
     assert_eq!(attached.shaping.queue_millis, 10);
     assert_eq!(attached.frame_mtu(), 65_000);
     let route = pod.exec(&["ip", "route", "get", "10.77.0.9"]);
@@ -89,13 +89,13 @@ fn limits_of_a_bandwidth_plugin_behind_are_the_networks() {
     let network = node.network();
     let result = node.add(&pod, &network).ok();
     let expected = "ingress 1 Mbit/s, burst 2 kB, queue 25 ms";
-    assert_eq!(served(&node).shaping.to_string(), expected);
+    assert_eq!(served(&node).limits_in_words(), expected);
     node.check(&pod, &network, &result).ok();
     node.del(&network).ok();
     // What a pod asks for does not lift them; what our own object says does.
     let mut network = limited(&node);
     let result = node.add(&pod, &network).ok();
-    assert_eq!(served(&node).shaping.to_string(), expected);
+    assert_eq!(served(&node).limits_in_words(), expected);
     node.check(&pod, &network, &result).ok();
     node.del(&network).ok();
     network["egressRate"] = 2_000_000.into();

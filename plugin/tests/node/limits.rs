@@ -77,6 +77,12 @@ fn limits_are_shown_changed_and_outlive_the_daemon() {
         check_tcp(client, Echo::tcp(server, server.v6()).address);
     }
 
+    // Two of its largest packets take longer than queueMillis.
+    let said = sluiced(&node, "set bandwidth pod1 --egress 100k");
+    let queues = "queue 25 ms ingress, 240 ms egress";
+    assert!(said.contains(queues), "{said}");
+    assert_shown(&node, &[queues]);
+
     let said = sluiced(
         &node,
         "set bandwidth pod --ingress unlimited --egress unlimited",
