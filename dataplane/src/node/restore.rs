@@ -121,6 +121,7 @@ impl Node {
             return;
         };
         let Err(error) = self.wiring.resume_pod(attachment, link, wired, found) else {
+            tell_limits(attachment);
             return;
         };
         if let Some(Entry { attachment, wired }) = self.book.remove(id) {
@@ -166,5 +167,17 @@ impl Node {
         let entries = self.book.sorted();
         let pods = entries.iter().flat_map(|entry| &entry.attachment.addresses);
         pods.map(|pod| pod.address.addr()).collect()
+    }
+}
+
+/// The journal's need not be the configuration's, and no ADD says them again.
+fn tell_limits(attachment: &Attachment) {
+    if attachment.shaping.is_limited() {
+        tracing::info!(
+            id = %attachment,
+            interface = attachment.host_ifname,
+            limits = %attachment.limits_in_words(),
+            "taken back"
+        );
     }
 }

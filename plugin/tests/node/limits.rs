@@ -72,6 +72,18 @@ fn limits_are_shown_changed_and_outlive_the_daemon() {
     node.kill();
     node.restart();
     assert_shown(&node, &[ingress, egress, "queue 25 ms"]);
+    // Of the limited pod, and not of the other one.
+    let limits = format!("limits={ingress}, {egress}, queue 25 ms");
+    let log = node.log();
+    let told: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("taken back id="))
+        .collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(
+        told[0].contains("container pod1") && told[0].contains(&limits),
+        "{log}"
+    );
     all_ok(pod.check());
     for (client, server) in [(&*peer, &pod), (&*pod, &peer)] {
         check_tcp(client, Echo::tcp(server, server.v6()).address);
