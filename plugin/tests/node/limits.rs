@@ -182,7 +182,8 @@ fn limits_of_a_bandwidth_plugin_behind_are_taken_over() {
         "type": "bandwidth", "ingressRate": 5_000_000, "ingressBurst": 80_000,
         "egressRate": 8_000_000, "egressBurst": 160_000,
     });
-    let list = node.chain(&[plugin]);
+    let mut list = node.chain(&[plugin]);
+    list.configuration["plugins"][0]["capabilities"] = json!({"bandwidth": true});
     fs::write(node.conflist(), list.configuration.to_string()).unwrap();
     assert!(node.stop().success());
     node.restart();
@@ -205,6 +206,12 @@ fn limits_of_a_bandwidth_plugin_behind_are_taken_over() {
     all_ok(pod.check());
     let route = pod.exec(&format!("ip route get {}", pod.gateway_like(NODE4)));
     assert!(route.contains("mtu 1500"), "{route}");
+    // What a pod asks for lifts nothing.
+    let greedy = node.add_by(&list, "greedy", &ten_megabits());
+    let shown = sluiced(&node, "show ports");
+    assert_eq!(shown.matches(ingress).count(), 2, "{shown}");
+    all_ok(greedy.check());
+    greedy.del();
     // They are the pod's now, whatever the next daemon's configuration says.
     fs::write(node.conflist(), node.pods().conflist().to_string()).unwrap();
     node.kill();
