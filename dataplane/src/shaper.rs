@@ -163,11 +163,8 @@ impl Shaper {
     /// A shaper for `limit`, of a pod with this MTU; its bucket is full.
     fn new(limit: Limit, shaping: &Shaping, mtu: u32) -> Self {
         let bucket = TokenBucket::new(limit.rate, depth(limit), Nanos::default());
-        let queue_bytes = u128::from(limit.rate) * u128::from(shaping.queue_millis) / 8000;
         let bounds = Bounds {
-            bytes: u64::try_from(queue_bytes)
-                .unwrap_or(u64::MAX)
-                .max(2 * u64::from(mtu)),
+            bytes: shaping.queue_bytes(limit, mtu),
             ecn: shaping.ecn,
             codel: Parameters::new(mtu, bucket.time_of(mtu)),
         };
